@@ -1,0 +1,1 @@
+"""hcompile: hybrid attention as an engineering decision."""

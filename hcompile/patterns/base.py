@@ -1,0 +1,74 @@
+"""What an attention pattern is: an element-exact rule of which keys a query sees, free of any kernel tile."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    import torch
+
+UNBOUNDED = 2**30
+"""The window of a dense head as kernels read it: larger than any sequence, small enough for int32 sums."""
+
+
+class Pattern(ABC):
+    """One rule for one query head.
+
+    Query `i` has the absolute position `p = q_offset + i`. Key `j` is visible to it iff the key is valid (padding),
+    not later than `p` in causal attention, and the pattern's own `visible` holds. `start` is the index of the first
+    valid key of the batch row, so that patterns that speak of the first tokens mean tokens and not padding.
+    """
+
+    family: ClassVar[str]
+
+    @abstractmethod
+    def params(self) -> tuple[int, int]:
+        """Return (window, sinks), the per-head parameters that every kernel reads."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form, with the family under "family"."""
+
+    @abstractmethod
+    def label(self) -> str:
+        """Return a short name for tables and plots, such as `local 256+64`."""
+
+    def visible(self, position: torch.Tensor, key: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+        """Return the visibility of keys (`[..., Sk]`) to query positions (`[..., Sq, 1]`), causality aside."""
+        window, sinks = self.params()
+        return ((position - key).abs() < window) | (key < start + sinks)
+
+    @abstractmethod
+    def visited_pairs(self, q_len: int, kv_len: int, *, causal: bool) -> int:
+        """Count the (query, key) pairs one head visits, exactly, without padding.
+
+        The last query stands at the last key: `q_offset = kv_len - q_len`.
+        """
+
+
+_PARSERS: dict[str, Callable[[dict[str, Any]], Pattern]] = {}
+
+
+def register_family(family: str, parse: Callable[[dict[str, Any]], Pattern]) -> None:
+    """Add a pattern family: `parse` turns its JSON form (less "family") into the pattern."""
+    if family in _PARSERS:
+        raise ValueError(f"pattern family {family!r} is registered twice")
+    _PARSERS[family] = parse
+
+
+def parse_pattern(value: Any) -> Pattern:
+    """Return the pattern of a JSON form.
+
+    Raises:
+        ValueError: the form is not one of a known family, or its values are out of range.
+    """
+    if not isinstance(value, dict) or value.get("family") not in _PARSERS:
+        known = ", ".join(sorted(_PARSERS))
+        raise ValueError(f"pattern {value!r} is of no known family (known: {known})")
+    rest = {name: field for name, field in value.items() if name != "family"}
+    try:
+        return _PARSERS[value["family"]](rest)
+    except TypeError as error:
+        raise ValueError(f"pattern {value!r} has wrong fields: {error}") from error
