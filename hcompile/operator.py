@@ -1,0 +1,124 @@
+"""The one attention operator of the house, `torch.ops.hcompile.attention`, for prefill and decode, CPU and GPU.
+
+    attention(q, k, v, key_mask, head_params, block_ptr, block_index, q_offset, scale, causal, binding) -> out
+
+    q            [B, Hq, Sq, D], any strides with D contiguous (memory is mostly [B, S, H, D])
+    k, v         [B, Hkv, Sk, D], Hkv divides Hq; query head h reads KV head h // (Hq // Hkv)
+    key_mask     bool [B, Sk], True for valid keys, or None
+    head_params  int32 [Hq, 2]: (window, sinks) of each query head
+    block_ptr, block_index   lists of key blocks for families that choose blocks; None for position-only families
+    q_offset     absolute position of the first query
+    binding      key into the table of bound kernels; "" computes the reference
+    out          [B, Hq, Sq, D] in the dtype of q, memory [B, Sq, Hq, D]
+
+What a query sees is defined in `hcompile.patterns.base`. A node's kernel is bound once, when a module is lowered;
+a call looks it up by its binding and does nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+
+from hcompile.reference import attention_reference
+
+SCHEMA = (
+    "attention(Tensor q, Tensor k, Tensor v, Tensor? key_mask, Tensor head_params, Tensor? block_ptr, "
+    "Tensor? block_index, SymInt q_offset, float scale, bool causal, str binding) -> Tensor"
+)
+_GRADIENT_ROWS = 1024
+
+_library = torch.library.Library("hcompile", "DEF")
+_library.define(SCHEMA, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order))
+
+
+class Kernel(Protocol):
+    """A bound kernel: what a backend's `load` returns."""
+
+    def __call__(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        key_mask: torch.Tensor | None,
+        head_params: torch.Tensor,
+        q_offset: int,
+        scale: float,
+        causal: bool,
+    ) -> torch.Tensor: ...
+
+
+_kernels: dict[str, Kernel] = {"": attention_reference}
+
+
+def bind(binding: str, kernel: Kernel) -> None:
+    """Bind `kernel` under a key that names its content, so that binding the same content twice changes nothing."""
+    _kernels.setdefault(binding, kernel)
+
+
+def _attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    key_mask: torch.Tensor | None,
+    head_params: torch.Tensor,
+    block_ptr: torch.Tensor | None,
+    block_index: torch.Tensor | None,
+    q_offset: int,
+    scale: float,
+    causal: bool,
+    binding: str,
+) -> torch.Tensor:
+    return _kernels[binding](q, k, v, key_mask, head_params, q_offset, scale, causal)
+
+
+def _attention_fake(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    key_mask: torch.Tensor | None,
+    head_params: torch.Tensor,
+    block_ptr: torch.Tensor | None,
+    block_index: torch.Tensor | None,
+    q_offset: int,
+    scale: float,
+    causal: bool,
+    binding: str,
+) -> torch.Tensor:
+    torch._check(q.dim() == 4 and k.dim() == 4 and v.dim() == 4, lambda: "attention wants q, k, v of four dimensions")
+    torch._check(q.shape[1] % k.shape[1] == 0, lambda: "query heads must be a multiple of KV heads")
+    torch._check(head_params.shape[0] == q.shape[1], lambda: "head_params wants one row per query head")
+    batch, heads, length, head_dim = q.shape
+    return q.new_empty((batch, length, heads, head_dim)).transpose(1, 2)
+
+
+def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    q, k, v, key_mask, head_params, _, _, q_offset, scale, causal, _ = inputs
+    ctx.save_for_backward(q, k, v, key_mask, head_params)
+    ctx.call = (q_offset, scale, causal)
+
+
+def _gradient(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    """Recompute the reference in slices of query rows, so that no [Sq, Sk] matrix of a whole head is kept."""
+    q, k, v, key_mask, head_params = ctx.saved_tensors
+    q_offset, scale, causal = ctx.call
+    keys, values = k.detach().requires_grad_(), v.detach().requires_grad_()
+    grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    for first in range(0, q.shape[2], _GRADIENT_ROWS):
+        rows = slice(first, min(q.shape[2], first + _GRADIENT_ROWS))
+        with torch.enable_grad():
+            queries = q[:, :, rows].detach().requires_grad_()
+            out = attention_reference(queries, keys, values, key_mask, head_params, q_offset + first, scale, causal)
+        slice_q, slice_k, slice_v = torch.autograd.grad(out, (queries, keys, values), grad[:, :, rows])
+        grad_q[:, :, rows] = slice_q
+        grad_k += slice_k
+        grad_v += slice_v
+    return grad_q, grad_k, grad_v, *(None,) * 8
+
+
+_library.impl("attention", _attention, "CompositeExplicitAutograd")
+torch.library.register_fake("hcompile::attention", _attention_fake, lib=_library)
+torch.library.register_autograd("hcompile::attention", _gradient, setup_context=_keep_inputs, lib=_library)
+
+attention = torch.ops.hcompile.attention.default
