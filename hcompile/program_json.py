@@ -1,0 +1,201 @@
+"""The JSON form of a program's graph: data that is checked against a whitelist, never evaluated.
+
+A graph is written as its nodes in order: operators by their names in `torch.ops.aten` and `torch.ops.hcompile`, a few
+functions of symbolic sizes, arguments in plain JSON. Reading it back can only build calls of functional operators, so
+a graph from elsewhere cannot run code, write files or touch memory that is not its own.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+
+from hcompile.errors import UsageError
+from hcompile.guard import Guard
+from hcompile.plan import Plan
+from hcompile.program import SITE_META, InputSpec, LeftDense, Program, bind_tensors
+from hcompile.site import Site
+
+SCHEMA = 1
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,200}")
+_NAMESPACES = ("aten", "hcompile", "prims")
+# Functional by their schema, and still not for a graph from elsewhere: they open files or read raw memory.
+_REFUSED = frozenset({"from_file", "_print", "_pin_memory", "_resize_output"})
+_SIZE_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    **{f"operator.{name}": getattr(operator, name) for name in (
+        "add", "sub", "mul", "floordiv", "truediv", "mod", "pow", "neg", "getitem", "eq", "ne", "lt", "le", "gt", "ge", "and_", "or_",
+    )},
+    **{f"torch.{name}": getattr(torch, name) for name in ("sym_max", "sym_min", "sym_not", "sym_int", "sym_float", "sym_ite")},
+    "math.ceil": math.ceil, "math.floor": math.floor, "math.trunc": math.trunc,
+}  # fmt: skip
+_SIZE_NAMES = {function: name for name, function in _SIZE_FUNCTIONS.items()}
+_CONSTANTS: dict[str, type] = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
+
+
+def program_to_json(program: Program) -> dict[str, Any]:
+    """Return the JSON form of everything but the tensors.
+
+    Raises:
+        UsageError: the graph calls something that the form does not know.
+    """
+    return {
+        "schema": SCHEMA,
+        "nodes": [_node_to_json(node) for node in program.graph.graph.nodes],
+        "inputs": [spec.to_json() for spec in program.inputs],
+        "input_tree": program.input_tree,
+        "output_tree": program.output_tree,
+        "dims": {name: list(limits) for name, limits in program.dims.items()},
+        "sites": [site.to_json() for site in program.sites],
+        "left": [left.to_json() for left in program.left],
+        "guards": [guard.to_json() for guard in program.guards],
+        "plan": None if program.plan is None else program.plan.to_json(),
+    }
+
+
+def program_from_json(value: Any, tensors: Mapping[str, torch.Tensor]) -> Program:
+    """Rebuild the program of a JSON form over `tensors`.
+
+    Raises:
+        UsageError: the form is of another schema, malformed, or calls what the whitelist does not hold.
+    """
+    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+        raise UsageError(f"the graph is not of schema {SCHEMA}: it was written by another version of hcompile")
+    try:
+        graph = _graph_from_json(value["nodes"], tensors)
+        used = {node.target for node in graph.nodes if node.op == "get_attr"}
+        return Program(
+            graph=bind_tensors(graph, {name: tensors[name] for name in used}),
+            tensors={name: tensors[name] for name in tensors if name in used},
+            inputs=tuple(InputSpec.from_json(spec) for spec in value["inputs"]),
+            input_tree=value["input_tree"],
+            output_tree=value["output_tree"],
+            dims={name: (low, high) for name, (low, high) in value["dims"].items()},
+            sites=tuple(Site.from_json(site) for site in value["sites"]),
+            left=tuple(LeftDense(**left) for left in value["left"]),
+            guards=tuple(Guard(**guard) for guard in value["guards"]),
+            plan=None if value["plan"] is None else Plan.from_json(value["plan"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        raise UsageError(f"the graph is malformed ({type(error).__name__}: {error}): write the artifact again") from error
+
+
+def _node_to_json(node: Node) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": node.name, "op": node.op}
+    if node.op == "output":
+        return {"op": "output", "args": _to_json(node.args)}
+    if node.op in ("placeholder", "get_attr"):
+        return entry | {"target": str(node.target)}
+    if node.op != "call_function":
+        raise UsageError(f"the graph holds a {node.op} of {node.target}, which an artifact cannot hold")
+    entry |= {"target": _target_name(node.target), "args": _to_json(node.args)}
+    if node.kwargs:
+        entry["kwargs"] = {name: _to_json(item) for name, item in node.kwargs.items()}
+    if SITE_META in node.meta:
+        entry["site"] = node.meta[SITE_META]
+    return entry
+
+
+def _target_name(target: Any) -> str:
+    if isinstance(target, torch._ops.OpOverload):
+        _check_operator(target)
+        return str(target)
+    name = _SIZE_NAMES.get(target)
+    if name is None:
+        raise UsageError(f"the graph calls {target}, which an artifact cannot hold")
+    return name
+
+
+def _check_operator(overload: torch._ops.OpOverload) -> None:
+    name = overload._opname
+    if overload.namespace not in _NAMESPACES or name in _REFUSED or overload._schema.is_mutable:
+        raise UsageError(f"the graph calls the operator {overload}, which an artifact may not hold")
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, Node):
+        return {"node": value.name}
+    if isinstance(value, (list, tuple)):
+        return [_to_json(item) for item in value]
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"float": repr(value)}
+    for kind, of in _CONSTANTS.items():
+        if isinstance(value, of):
+            return {kind: str(value).removeprefix("torch.")}
+    if isinstance(value, torch.device):
+        return {"device": value.type}
+    raise UsageError(f"the graph holds the constant {value!r} of {type(value).__name__}, which an artifact cannot hold")
+
+
+def _graph_from_json(entries: Any, tensors: Mapping[str, torch.Tensor]) -> Graph:
+    graph = Graph()
+    nodes: dict[str, Node] = {}
+    for entry in entries:
+        op = entry["op"]
+        if op == "output":
+            graph.output(tuple(_from_json(entry["args"], nodes)[0]))
+            continue
+        name = entry["name"]
+        if not _NAME.fullmatch(name) or name in nodes:
+            raise ValueError(f"node name {name!r}")
+        if op == "placeholder":
+            node = graph.placeholder(_checked_name(entry["target"]))
+        elif op == "get_attr":
+            if entry["target"] not in tensors:
+                raise ValueError(f"tensor {entry['target']!r} is missing")
+            node = graph.get_attr(_checked_name(entry["target"]))
+        elif op == "call_function":
+            kwargs = {_checked_name(key): _from_json(item, nodes) for key, item in entry.get("kwargs", {}).items()}
+            node = graph.call_function(_target(entry["target"]), tuple(_from_json(entry["args"], nodes)), kwargs)
+        else:
+            raise ValueError(f"node of kind {op!r}")
+        if "site" in entry:
+            node.meta[SITE_META] = str(entry["site"])
+        nodes[name] = node
+    graph.lint()
+    return graph
+
+
+def _checked_name(name: Any) -> str:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(f"name {name!r}")
+    return name
+
+
+def _target(name: Any) -> Callable[..., Any]:
+    if name in _SIZE_FUNCTIONS:
+        return _SIZE_FUNCTIONS[name]
+    parts = str(name).split(".")
+    if len(parts) != 3 or parts[0] not in _NAMESPACES or not all(_NAME.fullmatch(part) for part in parts):
+        raise UsageError(f"the graph calls {name!r}, which an artifact may not hold")
+    packet = getattr(getattr(torch.ops, parts[0]), parts[1], None)
+    overload = getattr(packet, parts[2], None)
+    if not isinstance(overload, torch._ops.OpOverload):
+        raise UsageError(f"the graph calls {name}, which torch {torch.__version__} does not have: use another torch")
+    _check_operator(overload)
+    return overload
+
+
+def _from_json(value: Any, nodes: Mapping[str, Node]) -> Any:
+    if isinstance(value, list):
+        return [_from_json(item, nodes) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, item),) = value.items()
+    if kind == "node":
+        return nodes[item]
+    if kind == "float":
+        return {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}[item]
+    if kind == "device":
+        return torch.device(_checked_name(item))
+    constant = getattr(torch, _checked_name(item), None)
+    if not isinstance(constant, _CONSTANTS[kind]):
+        raise ValueError(f"{kind} {item!r}")
+    return constant
