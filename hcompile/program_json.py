@@ -146,14 +146,15 @@ def _graph_from_json(entries: Any, tensors: Mapping[str, torch.Tensor]) -> Graph
         if not _NAME.fullmatch(name) or name in nodes:
             raise ValueError(f"node name {name!r}")
         if op == "placeholder":
-            node = graph.placeholder(_checked_name(entry["target"]))
+            node = graph.create_node("placeholder", _checked_name(entry["target"]), name=name)
         elif op == "get_attr":
             if entry["target"] not in tensors:
                 raise ValueError(f"tensor {entry['target']!r} is missing")
-            node = graph.get_attr(_checked_name(entry["target"]))
+            node = graph.create_node("get_attr", _checked_name(entry["target"]), name=name)
         elif op == "call_function":
             kwargs = {_checked_name(key): _from_json(item, nodes) for key, item in entry.get("kwargs", {}).items()}
-            node = graph.call_function(_target(entry["target"]), tuple(_from_json(entry["args"], nodes)), kwargs)
+            args = tuple(_from_json(entry["args"], nodes))
+            node = graph.create_node("call_function", _target(entry["target"]), args, kwargs, name=name)
         else:
             raise ValueError(f"node of kind {op!r}")
         if "site" in entry:
