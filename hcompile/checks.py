@@ -1,4 +1,4 @@
-"""Checks that values which are read from files share: exact types, ranges, and text that any store can hold."""
+"""Checks that values read from files share: exact types, ranges, and text that any store can hold."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check_bool(name: str, value: Any) -> None:
 
 
 def check_text(name: str, value: Any, most: int = 512, *, empty: bool = False) -> None:
-    """Raise ValueError unless `value` is text of at most `most` characters, valid as UTF-8 and free of NUL."""
+    """Raise ValueError unless `value` is text of at most `most` characters, without NUL and surrogates."""
     if type(value) is not str or len(value) > most or not (value or empty):
         raise ValueError(f"{name} is {shown(value)}, wanted text of {0 if empty else 1} to {most} characters")
     if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):

@@ -1,7 +1,8 @@
 """A workload: what one kernel call computes, coarse enough that the same measurement serves many calls.
 
-The lengths and the batch are rounded up to buckets, and the heads are a histogram of their patterns: a plan's exact
-order of heads would hardly ever be seen twice, while the time of a call depends on how many heads of each kind it has.
+The lengths and the batch are rounded up to buckets, and the heads are a histogram of their patterns: a plan's
+exact order of heads would hardly ever be seen twice, and a call's time depends on how many heads of each kind
+it has.
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ class Workload:
             if getattr(self, name) != bucket(getattr(self, name)):
                 raise ValueError(f"workload {name} is {getattr(self, name)}, which is no bucket")
         if self.q_heads % self.kv_heads:
-            raise ValueError(f"workload: {self.q_heads} query heads are no multiple of {self.kv_heads} KV heads")
+            raise ValueError(
+                f"workload: {self.q_heads} query heads for {self.kv_heads} KV heads is no multiple"
+            )
         if self.causal and self.q_len > self.kv_len:
             raise ValueError(f"workload: {self.q_len} causal queries are more than {self.kv_len} keys")
         for _, count in self.heads:
@@ -114,7 +117,7 @@ class Workload:
         return tuple(pattern for pattern, count in self.heads for _ in range(count))
 
     def label(self) -> str:
-        """Return a short name for tables, such as `float32 1x8/8x64 8192x8192 causal: 1 dense, 7 local 256+64`."""
+        """Return a short name, such as `float32 1x8/8x64 8192x8192 causal: 1 dense, 7 local 256+64`."""
         shape = f"{self.batch}x{self.q_heads}/{self.kv_heads}x{self.head_dim} {self.q_len}x{self.kv_len}"
         heads = ", ".join(f"{count} {pattern.label()}" for pattern, count in self.heads)
         return f"{self.dtype} {shape}{' causal' if self.causal else ''}: {heads}"
@@ -134,7 +137,9 @@ class Workload:
         """Raises: ValueError that says what is wrong with the form."""
         fields = check_object("workload", value, _FIELDS)
         heads = fields["heads"]
-        if not isinstance(heads, list) or not all(isinstance(entry, list) and len(entry) == 2 for entry in heads):
+        if not isinstance(heads, list) or not all(
+            isinstance(pair, list) and len(pair) == 2 for pair in heads
+        ):
             raise ValueError(f"workload heads are {shown(heads)}, wanted pairs of pattern and count")
         parsed = tuple((parse_pattern(pattern), count) for pattern, count in heads)
         return cls(**{**fields, "heads": parsed})
