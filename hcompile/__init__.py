@@ -1,1 +1,38 @@
-"""hcompile: hybrid attention as an engineering decision."""
+"""hcompile: hybrid attention as an engineering decision.
+
+    compiled = hcompile.load("model.hcm")
+    logits = compiled(input_ids=ids).logits
+
+What the names below need is imported when they are first used, so that `import hcompile` stays light.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hcompile.pipeline import OptimizeReport, OptimizeRequest, optimize
+    from hcompile.runtime import CompiledModule, load
+
+__all__ = ["CompiledModule", "OptimizeReport", "OptimizeRequest", "__version__", "load", "optimize"]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "CompiledModule": "hcompile.runtime",
+    "OptimizeReport": "hcompile.pipeline",
+    "OptimizeRequest": "hcompile.pipeline",
+    "load": "hcompile.runtime",
+    "optimize": "hcompile.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hcompile' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
