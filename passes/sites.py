@@ -1,0 +1,95 @@
+"""Putting attention nodes into a graph and keeping the program's list of sites in step with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+
+from hcompile.operator import attention
+from hcompile.plan import own_pattern
+from hcompile.program import SITE_META, Program
+from hcompile.site import Site
+
+# Positions of the operator's arguments that passes read and change.
+Q, K, V, KEY_MASK, HEAD_PARAMS, Q_OFFSET, SCALE, CAUSAL, BINDING = 0, 1, 2, 3, 4, 7, 8, 9, 10
+
+
+def insert_attention(
+    graph: Graph,
+    before: Node,
+    q: Node,
+    k: Node,
+    v: Node,
+    key_mask: Node | None,
+    scale: float,
+    causal: bool,
+    name: str,
+) -> Node:
+    """Insert an attention node named `name`; `settle_sites` gives it its parameters."""
+    with graph.inserting_before(before):
+        node = graph.call_function(attention, (q, k, v, key_mask, None, None, None, 0, scale, causal, ""))
+    node.meta = {SITE_META: name}
+    if "nn_module_stack" in before.meta:
+        node.meta["nn_module_stack"] = before.meta["nn_module_stack"]
+    if "val" in q.meta:
+        batch, heads, length, head_dim = q.meta["val"].shape
+        node.meta["val"] = q.meta["val"].new_empty((batch, length, heads, head_dim)).transpose(1, 2)
+    return node
+
+
+def settle_sites(
+    program: Program, graph: Graph, windows: Mapping[str, int | None], **changes: Any
+) -> Program:
+    """Return the program of `graph`: its sites in execution order, each with the parameters of the model's own pattern.
+
+    Args:
+        windows: the model's own sliding window of each site by name.
+    """
+    sites: list[Site] = []
+    tensors = dict(program.tensors)
+    for node in [node for node in graph.nodes if SITE_META in node.meta]:
+        site = _site_of(node, len(sites), windows[node.meta[SITE_META]])
+        tensor = f"hcompile_params_{site.layer}"
+        tensors[tensor] = torch.tensor([own_pattern(site).params()] * site.q_heads, dtype=torch.int32)
+        with graph.inserting_before(node):
+            params = graph.get_attr(tensor)
+        node.update_arg(HEAD_PARAMS, params)
+        sites.append(site)
+    return program.with_graph(graph, tensors, sites=tuple(sites), **changes)
+
+
+def free_name(name: str, taken: Mapping[str, Any]) -> str:
+    """Return `name`, or `name#2`, `name#3`, ... if a module's attention runs more than once."""
+    count, candidate = 1, name
+    while candidate in taken:
+        count += 1
+        candidate = f"{name}#{count}"
+    return candidate
+
+
+def module_name(node: Node) -> str:
+    """Return the name of the module whose code made `node`, or the node's own where that is the root."""
+    stack = node.meta.get("nn_module_stack") or {}
+    names = [path for path, _ in stack.values()]
+    return names[-1] if names and names[-1] else node.name
+
+
+def strip_wrapper(program: Program, prefix: str) -> Program:
+    """Return the program with `prefix` (a wrapper's attribute and a dot) taken off the names of its modules."""
+    graph = program.edit()
+    for node in graph.nodes:
+        stack = node.meta.get("nn_module_stack")
+        if stack:
+            shorter = {key: (path.removeprefix(prefix), kind) for key, (path, kind) in stack.items()}
+            node.meta["nn_module_stack"] = shorter
+    return program.with_graph(graph)
+
+
+def _site_of(node: Node, layer: int, window: int | None) -> Site:
+    args: tuple[Any, ...] = node.args
+    _, q_heads, _, head_dim = args[Q].meta["val"].shape
+    kv_heads = args[K].meta["val"].shape[1]
+    return Site(node.meta[SITE_META], layer, q_heads, kv_heads, head_dim, args[SCALE], args[CAUSAL], window)
