@@ -64,11 +64,12 @@ def parse_pattern(value: Any) -> Pattern:
     Raises:
         ValueError: the form is not one of a known family, or its values are out of range.
     """
-    if not isinstance(value, dict) or value.get("family") not in _PARSERS:
+    family = value.get("family") if isinstance(value, dict) else None
+    if not isinstance(family, str) or family not in _PARSERS:
         known = ", ".join(sorted(_PARSERS))
         raise ValueError(f"pattern {value!r} is of no known family (known: {known})")
     rest = {name: field for name, field in value.items() if name != "family"}
     try:
-        return _PARSERS[value["family"]](rest)
+        return _PARSERS[family](rest)
     except TypeError as error:
         raise ValueError(f"pattern {value!r} has wrong fields: {error}") from error
