@@ -11,7 +11,18 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LINKED = ("passes", "schedules", "tuning_db", "cli")
-HEAVY = ("matplotlib", "networkx", "numpy", "scipy", "sqlalchemy", "torch", "transformers", "triton", "tvm", "xgboost")
+HEAVY = (
+    "matplotlib",
+    "networkx",
+    "numpy",
+    "scipy",
+    "sqlalchemy",
+    "torch",
+    "transformers",
+    "triton",
+    "tvm",
+    "xgboost",
+)
 LONGEST_LINES = 400
 
 
@@ -27,7 +38,9 @@ def test_bare_folder_names_cannot_be_imported_outside_the_repository(tmp_path: P
     assert _python("-c", found, cwd=tmp_path).stdout == "[]\n"
 
 
-@pytest.mark.parametrize("arguments", [("-c", "import hcompile"), ("-m", "hcompile", "--help")], ids=["import", "help"])
+@pytest.mark.parametrize(
+    "arguments", [("-c", "import hcompile"), ("-m", "hcompile", "--help")], ids=["import", "help"]
+)
 def test_light_entry_loads_no_heavy_module(arguments: tuple[str, ...]) -> None:
     imported = _python("-X", "importtime", *arguments, cwd=ROOT).stderr
     modules = {line.rpartition("|")[2].strip().partition(".")[0] for line in imported.splitlines()}
@@ -50,4 +63,6 @@ def _sources(folder: Path) -> list[Path]:
 
 
 def _python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=True, timeout=60
+    )

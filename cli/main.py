@@ -1,0 +1,62 @@
+"""The command `hcompile`: its group, and the boundary where errors become one line and an exit code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from hcompile import __version__
+from hcompile.cli.db import db
+from hcompile.cli.doctor import doctor
+from hcompile.errors import HCompileError
+
+INTERRUPTED = 130
+
+
+class Failure(click.ClickException):
+    """An error as the command line shows it: `Error: ` and one line on stderr."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(" ".join(message.split()))
+        self.exit_code = exit_code
+
+
+class CommandLine(click.Group):
+    """The group that turns every error into one line. The commands import what they need when they run."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+            raise
+        except KeyboardInterrupt:
+            click.echo(
+                "Interrupted: what was measured is kept, and the same command goes on from there.", err=True
+            )
+            ctx.exit(INTERRUPTED)
+        except Exception as error:
+            if ctx.params["traceback"]:
+                raise
+            if isinstance(error, HCompileError):
+                raise Failure(str(error), error.exit_code) from error
+            message = f"unexpected {type(error).__name__}: {error} (hcompile --traceback ... shows where)"
+            raise Failure(message, 1) from error
+
+
+@click.group(
+    cls=CommandLine, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
+@click.version_option(__version__, prog_name="hcompile")
+@click.option("--traceback", is_flag=True, help="Show where an error comes from.")
+def main(traceback: bool) -> None:
+    """Compile a PyTorch model with some of its attention heads made local, within a measured quality budget.
+
+    \b
+    Exit codes: 0 done, 2 usage or bad input, 3 quality budget out of reach, 4 no valid kernel,
+    5 environment, 130 interrupted.
+    """
+
+
+for command in (doctor, db):
+    main.add_command(command)

@@ -1,0 +1,60 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+Option = Callable[[Any], Any]
+
+_UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+class Integers(click.ParamType):
+    """Integers from `least` on, separated by commas."""
+
+    name = "n,n,..."
+
+    def __init__(self, least: int) -> None:
+        self.least = least
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(int(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no list of integers such as 1024,8192.", param, ctx)
+        if min(numbers) < self.least:
+            self.fail(f"{min(numbers)} is below {self.least}.", param, ctx)
+        return numbers
+
+
+class Duration(click.ParamType):
+    """A time such as `90`, `90s`, `20m` or `1.5h`, in seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|min|h)?", value)
+        if match is None or not float(match[1]):
+            self.fail(f"{value!r} is no time such as 90s, 20m or 1.5h.", param, ctx)
+        return float(match[1]) * _UNITS_S[match[2] or ""]
+
+
+as_json: Option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+database: Option = click.option("--db", metavar="URL", help="Path or URL of another tuning database.")
+seed: Option = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Makes a run repeatable."
+)
+time_limit: Option = click.option(
+    "--time-limit", type=Duration(), help="End tuning after this time, such as 20m."
+)
+trust: Option = click.option("--trust", is_flag=True, help="Load an archive that could run code.")

@@ -1,0 +1,199 @@
+"""What a machine has of what hcompile needs, each check with what to do where it fails."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Any
+
+from hcompile.errors import HCompileError
+
+STATES = ("ok", "warn", "fail")
+
+_ROOM_BYTES = 1 << 30
+_PROBE = "#include <Python.h>\n#include <omp.h>\nint main() { return omp_get_max_threads() > 0 ? 0 : 1; }\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at.
+
+    Attributes:
+        state: "ok"; "warn" where something optional is missing or slow; "fail" where hcompile cannot work.
+        found: what is there.
+        advice: what to do, empty when `state` is "ok".
+    """
+
+    name: str
+    state: str
+    found: str
+    advice: str = ""
+
+    def __post_init__(self) -> None:
+        if self.state not in STATES or (self.state == "ok") != (not self.advice):
+            raise ValueError(f"check {self.name}: state {self.state!r} with advice {self.advice!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class DoctorReport:
+    """Every check, in the order in which a failing one can explain a later one."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing that is needed is missing."""
+        return all(check.state != "fail" for check in self.checks)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"healthy": self.healthy, "checks": [asdict(check) for check in self.checks]}
+
+
+def examine(database: str | None = None) -> DoctorReport:
+    """Look at this process, this machine, and the tuning database (the default one, or the one at `database`)."""
+    checks: tuple[Callable[[], Check], ...] = (
+        _python,
+        lambda: _pinned("torch", "torch"),
+        lambda: _pinned("apache-tvm-ffi", None),
+        lambda: _pinned("apache-tvm", "tvm"),
+        lambda: _pinned("xgboost-cpu", "xgboost"),
+        _compiler,
+        _processor,
+        _threads,
+        _cache,
+        lambda: _database(database),
+        lambda: _optional("transformers", "models given as transformers folders need it"),
+        lambda: _optional("matplotlib", "hcompile inspect --plot needs it", extra="plot"),
+    )
+    return DoctorReport(tuple(check() for check in checks))
+
+
+def _python() -> Check:
+    found = f"{platform.python_implementation()} {platform.python_version()} at {sys.executable}"
+    return Check("python", "ok", found)
+
+
+def _pinned(distribution: str, module: str | None) -> Check:
+    """Check the installed version against the project's own requirement, before the module is imported."""
+    from packaging.requirements import Requirement
+
+    wanted = next(need for need in map(Requirement, requires("hcompile") or ()) if need.name == distribution)
+    advice = f"pip install '{wanted}'"
+    try:
+        found = version(distribution)
+    except PackageNotFoundError:
+        return Check(distribution, "fail", "not installed", advice)
+    if not wanted.specifier.contains(found, prereleases=True):
+        return Check(distribution, "fail", f"{found}, wanted {wanted.specifier}", advice)
+    if module is not None:
+        try:
+            import_module(module)
+        except (ImportError, OSError) as error:
+            return Check(
+                distribution, "fail", f"{found}, which does not load: {error}", f"{advice} --force-reinstall"
+            )
+    return Check(distribution, "ok", found)
+
+
+def _compiler() -> Check:
+    """Compile what Inductor compiles: C++ with Python's headers and OpenMP."""
+    compiler = os.environ.get("CXX", "g++")
+    advice = "install g++ and Python's headers (Debian: apt-get install g++ python3-dev), or set CXX"
+    where = shutil.which(compiler)
+    if where is None:
+        return Check("C++ compiler", "fail", f"no {compiler}", advice)
+    command = (where, "-fopenmp", "-fsyntax-only", f"-I{sysconfig.get_path('include')}", "-x", "c++", "-")
+    tried = subprocess.run(command, input=_PROBE, capture_output=True, text=True, check=False)
+    if tried.returncode:
+        reason = next((line for line in tried.stderr.splitlines() if "error" in line), "it failed")
+        return Check("C++ compiler", "fail", f"{where}: {reason}", advice)
+    release = subprocess.run(
+        (where, "-dumpfullversion"), capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return Check("C++ compiler", "ok", f"{where} {release}")
+
+
+def _processor() -> Check:
+    import torch
+
+    capability = torch.backends.cpu.get_cpu_capability()
+    found = f"{_model_name()}, {capability}"
+    if capability in ("DEFAULT", "NO AVX"):
+        advice = "expect no speedup: kernels are written for 256-bit vectors and wider"
+        return Check("processor", "warn", found, advice)
+    return Check("processor", "ok", found)
+
+
+def _model_name() -> str:
+    listing = Path("/proc/cpuinfo")
+    if listing.exists():
+        for line in listing.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _threads() -> Check:
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = torch.get_num_threads()
+    found = f"{threads} threads on {cores} usable cores"
+    if threads > cores:
+        return Check(
+            "threads",
+            "warn",
+            found,
+            "set OMP_NUM_THREADS to the number of cores: threads wait for each other",
+        )
+    return Check("threads", "ok", found)
+
+
+def _cache() -> Check:
+    from hcompile.tuning_db.location import cache_dir
+
+    folder = cache_dir()
+    advice = "make it writable, or name another folder in HCOMPILE_CACHE_DIR"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe.{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return Check("cache folder", "fail", f"{folder}: {error.strerror}", advice)
+    found = f"{folder}, {free / (1 << 30):.1f} GiB free"
+    if free < _ROOM_BYTES:
+        return Check(
+            "cache folder", "warn", found, "free some space: compiled graphs and kernels are kept there"
+        )
+    return Check("cache folder", "ok", found)
+
+
+def _database(where: str | None) -> Check:
+    from hcompile.tuning_db.store import open_db
+
+    try:
+        with open_db(where) as store:
+            return Check("tuning database", "ok", f"{store.name}, {store.count()} records")
+    except HCompileError as error:
+        what, _, advice = str(error).partition(": ")
+        return Check("tuning database", "fail", what, advice)
+
+
+def _optional(distribution: str, use: str, extra: str | None = None) -> Check:
+    try:
+        return Check(distribution, "ok", version(distribution))
+    except PackageNotFoundError:
+        return Check(
+            distribution, "warn", "not installed", f"{use}: pip install 'hcompile[{extra or distribution}]'"
+        )

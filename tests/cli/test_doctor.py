@@ -1,0 +1,48 @@
+"""`hcompile doctor`, on this machine and on ones that lack something."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from hcompile.cli.main import main
+
+
+def test_machine_that_runs_the_tests_is_healthy() -> None:
+    result = CliRunner().invoke(main, ["doctor", "--json"])
+    report = json.loads(result.stdout)
+    assert {check["name"]: check for check in report["checks"] if check["state"] == "fail"} == {}
+    assert (result.exit_code, report["healthy"]) == (0, True)
+
+
+def test_missing_compiler_is_an_environment_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 5
+    assert "no no-such-compiler" in result.stdout
+    expected = "Error: this machine lacks what hcompile needs (C++ compiler): do as the report says\n"
+    assert result.stderr == expected
+
+
+def test_compiler_that_cannot_compile_is_an_environment_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "false")
+    assert CliRunner().invoke(main, ["doctor"]).exit_code == 5
+
+
+def test_file_in_place_of_the_cache_folder_is_an_environment_fault(cache_dir: Path) -> None:
+    cache_dir.write_text("")
+    result = CliRunner().invoke(main, ["doctor", "--json"])
+    failed = {check["name"] for check in json.loads(result.stdout)["checks"] if check["state"] == "fail"}
+    assert (result.exit_code, failed) == (5, {"cache folder", "tuning database"})
+
+
+def test_database_that_is_none_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("no database\n" * 200)
+    result = CliRunner().invoke(main, ["doctor", "--json", "--db", str(path)])
+    check = next(c for c in json.loads(result.stdout)["checks"] if c["name"] == "tuning database")
+    assert check["state"] == "fail"
+    assert str(path) in check["found"] + check["advice"]
