@@ -14,14 +14,6 @@ from hcompile.errors import HCompileError
 INTERRUPTED = 130
 
 
-class Failure(click.ClickException):
-    """An error as the command line shows it: `Error: ` and one line on stderr."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(" ".join(message.split()))
-        self.exit_code = exit_code
-
-
 class CommandLine(click.Group):
     """The group that turns every error into one line. The commands import what they need when they run."""
 
@@ -38,10 +30,16 @@ class CommandLine(click.Group):
         except Exception as error:
             if ctx.params["traceback"]:
                 raise
-            if isinstance(error, HCompileError):
-                raise Failure(str(error), error.exit_code) from error
-            message = f"unexpected {type(error).__name__}: {error} (hcompile --traceback ... shows where)"
-            raise Failure(message, 1) from error
+            message, exit_code = _explain(error)
+            click.echo(f"Error: {' '.join(message.split())}", err=True)
+            ctx.exit(exit_code)
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """Return what to print of an error, and the exit code."""
+    if isinstance(error, HCompileError):
+        return str(error), error.exit_code
+    return f"unexpected {type(error).__name__}: {error} (hcompile --traceback ... shows where)", 1
 
 
 @click.group(

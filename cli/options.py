@@ -13,7 +13,7 @@ Option = Callable[[Any], Any]
 _UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
-class Integers(click.ParamType):
+class Integers(click.ParamType[tuple[int, ...]]):
     """Integers from `least` on, separated by commas."""
 
     name = "n,n,..."
@@ -35,7 +35,7 @@ class Integers(click.ParamType):
         return numbers
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[float]):
     """A time such as `90`, `90s`, `20m` or `1.5h`, in seconds."""
 
     name = "time"

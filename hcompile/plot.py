@@ -58,7 +58,7 @@ def draw(plan: Plan, sites: Sequence[Site], length: int) -> Figure:
     rows = -(-len(distinct) // _COLUMNS)
     map_height = 1.0 + 0.35 * len(sites)
     figure = Figure(figsize=(12, 2.3 * rows + map_height), layout="constrained", dpi=110)
-    above, below = figure.subfigures(2, 1, height_ratios=(2.3 * rows, map_height))
+    above, below = figure.subfigures(2, 1, height_ratios=(2.3 * rows, map_height), squeeze=False).flatten()
     cells = above.subplots(rows, _COLUMNS, squeeze=False).flatten()
     for axes, (pattern, causal) in zip(cells, distinct, strict=False):
         _draw_pattern(axes, pattern, causal, length)

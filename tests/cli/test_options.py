@@ -18,7 +18,7 @@ def test_duration_is_read_in_its_unit(text: str, duration_s: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "-3", "20 m", "1d", "nan"])
 def test_duration_of_another_form_is_refused(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="is no time such as 90s, 20m or 1.5h"):
+    with pytest.raises(click.BadParameter, match="is no time such as"):
         Duration().convert(text, None, None)
 
 
