@@ -20,6 +20,7 @@ from torch._export.serde import schema
 from hcompile.errors import UsageError
 from hcompile.frontend import vet
 from hcompile.frontend.file_kind import describe
+from hcompile.frontend.messages import one_line, root_cause
 from hcompile.frontend.vet import AGAIN, TRUST, Archive, Refused
 from hcompile.frontend.vet_graph import as_schema, vet_graph, vet_payloads
 
@@ -91,7 +92,7 @@ def _load_trusted(path: Path) -> LoadedArchive:
         with path.open("rb") as file:
             program = load_pt2(file).exported_programs["model"]
     except Exception as error:  # torch, or code in the file, may raise anything
-        raise Refused(f"torch {torch.__version__} cannot read it ({_root_cause(error)})", AGAIN) from error
+        raise Refused(f"torch {torch.__version__} cannot read it ({root_cause(error)})", AGAIN) from error
     return LoadedArchive(program, program.example_inputs)
 
 
@@ -109,14 +110,14 @@ def _tensors(archive: Archive, kind: str) -> dict[str, torch.Tensor]:
             tensors[name] = _tensor(storages[member], payload)
         except (RuntimeError, ValueError, KeyError, TypeError, OverflowError) as error:
             raise Refused(
-                f"{member} does not hold {name} as {config} describes it ({_line(error)})", AGAIN
+                f"{member} does not hold {name} as {config} describes it ({one_line(error)})", AGAIN
             ) from error
     return tensors
 
 
 def _raw_bytes(archive: Archive, member: str) -> torch.Tensor:
     raw = torch.empty(archive.size_bytes(member), dtype=torch.uint8)
-    archive.read_into(member, memoryview(raw.numpy()))
+    archive.read_into(member, raw.numpy().data)
     return raw
 
 
@@ -143,7 +144,7 @@ def _sample_inputs(archive: Archive) -> SampleInputs | None:
         value = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     except Exception as error:  # a hostile pickle makes the unpickler raise anything
         raise Refused(
-            f"{vet.SAMPLE_INPUTS} is a pickle of more than tensors ({_line(error)})", TRUST
+            f"{vet.SAMPLE_INPUTS} is a pickle of more than tensors ({one_line(error)})", TRUST
         ) from error
     match value:
         case (tuple() as args, dict() as kwargs):
@@ -168,18 +169,7 @@ def _rebuild(
     except Exception as error:  # the graph is free to be any nonsense of well-formed parts
         written = document.get("torch_version", "")
         raise Refused(
-            f"torch {torch.__version__} cannot rebuild the graph that torch {written} wrote ({_root_cause(error)})",
+            f"torch {torch.__version__} cannot rebuild the graph that torch {written} wrote ({root_cause(error)})",
             AGAIN,
         ) from error
     return program
-
-
-def _root_cause(error: BaseException) -> str:
-    while cause := error.__cause__ or error.__context__:
-        error = cause
-    return _line(error)
-
-
-def _line(error: BaseException) -> str:
-    text = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hcompile.frontend.messages import one_line
+
 TRUST = "reading it could run code, so it is refused: pass --trust if you know where the file comes from"
 AGAIN = "the archive is damaged: write it again with torch.export.save"
 
@@ -25,6 +27,7 @@ SAMPLE_INPUTS = "data/sample_inputs/model.pt"
 _FORMAT = "archive_format"
 _MOST_MEMBERS = 500_000
 _MOST_JSON_BYTES = 1 << 29
+_CHUNK_BYTES = 1 << 20
 _BROKEN_ZIP = (
     zipfile.BadZipFile,
     struct.error,
@@ -72,13 +75,14 @@ class Archive:
         try:
             with self._file.open(self.members[name]) as member:
                 filled = 0
-                while count := member.readinto(buffer[filled:]):
-                    filled += count
-                # The checksum is compared when the end is read.
-                if filled < len(buffer) or member.read(1):
-                    raise Refused(f"{name} is cut off", AGAIN)
+                # The checksum is compared where the member ends, so it is read to its end.
+                while chunk := member.read(_CHUNK_BYTES):
+                    buffer[filled : filled + len(chunk)] = chunk
+                    filled += len(chunk)
+            if filled < len(buffer):
+                raise Refused(f"{name} is cut off", AGAIN)
         except _BROKEN_ZIP as error:
-            raise Refused(f"{name} cannot be read ({error})", AGAIN) from error
+            raise Refused(f"{name} cannot be read ({one_line(error)})", AGAIN) from error
 
     def read_json(self, name: str) -> Any:
         """Return the value of a JSON member."""
@@ -87,7 +91,7 @@ class Archive:
         try:
             return json.loads(self.read(name).decode("utf-8"))
         except (ValueError, RecursionError) as error:
-            raise Refused(f"{name} is no JSON ({_short(error)})", AGAIN) from error
+            raise Refused(f"{name} is no JSON ({one_line(error)})", AGAIN) from error
 
 
 @contextmanager
@@ -100,7 +104,7 @@ def open_archive(path: Path) -> Iterator[Archive]:
     try:
         file = zipfile.ZipFile(path)
     except _BROKEN_ZIP as error:
-        raise Refused(f"the zip file cannot be read ({_short(error)})", AGAIN) from error
+        raise Refused(f"the zip file cannot be read ({one_line(error)})", AGAIN) from error
     with file:
         members = _checked_members(file.infolist(), path.stat().st_size)
         archive = Archive(members, file)
@@ -168,7 +172,3 @@ def _check_layout(archive: Archive) -> None:
     models = sorted(name for name in archive.members if name.startswith("models/"))
     if models != [GRAPH]:
         raise Refused(f"it holds {', '.join(models[:3]) or 'no graph'} instead of {GRAPH} alone", AGAIN)
-
-
-def _short(error: Exception) -> str:
-    return str(error).partition("\n")[0][:100]

@@ -133,7 +133,7 @@ class _Vetting:
             raise self.refuse(f"this torch does not know {_shown(field)} in {cls.__name__}", _NEWER)
         self.step(field, hint, item, cls.__name__, field)
 
-    def visit_dataclass(self, cls: type[Any], value: dict[str, Any]) -> None:
+    def visit_dataclass(self, cls: Any, value: dict[str, Any]) -> None:
         if cls is schema.Node:
             if isinstance(metadata := value.get("metadata"), dict):
                 value["metadata"] = {key: metadata[key] for key in _KEPT_METADATA if key in metadata}
@@ -281,7 +281,7 @@ _RULES: dict[tuple[str, str], Callable[[str], None]] = {
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls, globalns=vars(schema))
 
 

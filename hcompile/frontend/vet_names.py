@@ -129,7 +129,7 @@ def _check_spec(spec: Any, check_key: Callable[[str, int], None], nesting: int) 
     if kind is None and context is None and not children:
         return
     python_type = pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE.get(kind)
-    definition = pytree.SUPPORTED_SERIALIZED_TYPES.get(python_type)
+    definition = None if python_type is None else pytree.SUPPORTED_SERIALIZED_TYPES.get(python_type)
     if definition is None:
         raise UnsafeName(f"the type {kind!a} of an input or output is not known here", _PLAIN)
     if definition.from_dumpable_context is not None:
