@@ -51,10 +51,19 @@ class Duration(click.ParamType[float]):
 
 as_json: Option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 database: Option = click.option("--db", metavar="URL", help="Path or URL of another tuning database.")
+dtype: Option = click.option(
+    "--dtype", type=click.Choice(("float32", "bfloat16")), help="Run the model in this dtype, not the saved one."
+)
+factory: Option = click.option(
+    "--model", "factory", metavar="MODULE:FUNCTION", help="Makes the module whose weights MODEL holds."
+)
+lengths: Option = click.option(
+    "--lengths", type=Integers(least=1), metavar="N,N,...", help="Sequence lengths, such as 1024,8192."
+)
 seed: Option = click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Makes a run repeatable."
 )
 time_limit: Option = click.option(
-    "--time-limit", type=Duration(), help="End tuning after this time, such as 20m."
+    "--time-limit", "time_limit_s", type=Duration(), help="End tuning after this time, such as 20m."
 )
-trust: Option = click.option("--trust", is_flag=True, help="Load an archive that could run code.")
+trust: Option = click.option("--trust", is_flag=True, help="Load an archive even if it could run code.")
