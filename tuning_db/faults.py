@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy.exc import DatabaseError, DataError, IntegrityError, ProgrammingError, TimeoutError
+from sqlalchemy import exc
 
 from hcompile.errors import EnvironmentFault
 
@@ -31,10 +31,10 @@ def database_faults(where: str) -> Iterator[None]:
     """
     try:
         yield
-    except (DataError, IntegrityError, ProgrammingError):
+    except (exc.DataError, exc.IntegrityError, exc.ProgrammingError):
         raise
-    except (DatabaseError, TimeoutError) as error:
-        reason = str(error.orig if isinstance(error, DatabaseError) else error).partition("\n")[0]
+    except (exc.DatabaseError, exc.TimeoutError) as error:
+        reason = str(error.orig if isinstance(error, exc.DatabaseError) else error).partition("\n")[0]
         for words, meaning in _MEANINGS:
             if words in reason.lower():
                 raise EnvironmentFault(f"tuning database {where} {meaning}") from error
