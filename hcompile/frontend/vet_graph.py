@@ -30,6 +30,7 @@ from hcompile.frontend.vet_expressions import (
 )
 from hcompile.frontend.vet_names import UnsafeName, check_operator, check_tree, plain_tree
 
+_NEWER = "export the model with torch 2.11 to 2.13"
 # Everything else a node carries is for debuggers, and torch resolves names in some of it.
 _KEPT_METADATA = ("nn_module_stack", "torch_fn")
 
@@ -49,7 +50,7 @@ def vet_graph(document: Any) -> None:
     Raises:
         Refused: the graph is malformed, or torch could run code while it reads or uses it.
     """
-    _Vetting("models/model.json").visit(schema.ExportedProgram, document)
+    _vet(schema.ExportedProgram, document, "models/model.json")
     for entry in document["graph_module"]["module_call_graph"]:
         if signature := entry.get("signature"):
             signature["out_spec"] = plain_tree(signature["out_spec"])
@@ -61,7 +62,7 @@ def vet_payloads(document: Any, member: str) -> schema.PayloadConfig:
     Raises:
         Refused: it is malformed, or names a pickle.
     """
-    _Vetting(member).visit(schema.PayloadConfig, document)
+    _vet(schema.PayloadConfig, document, member)
     for name, payload in document["config"].items():
         path = payload["path_name"]
         if payload["use_pickle"]:
@@ -79,6 +80,13 @@ def as_schema(cls: type, document: Any) -> Any:
     return _dict_to_dataclass(cls, document)
 
 
+def _vet(cls: type, document: Any, member: str) -> None:
+    try:
+        _Vetting(member).visit(cls, document)
+    except RecursionError as error:
+        raise Refused(f"{member} nests too deeply", AGAIN) from error
+
+
 class _Vetting:
     """One walk over one document; `trail` is where it stands, for messages."""
 
@@ -88,9 +96,8 @@ class _Vetting:
         self.in_assertion = False
 
     def refuse(self, reason: str, advice: str) -> Refused:
-        return Refused(
-            ": ".join([self.member, *([".".join(self.trail[-6:])] if self.trail else []), reason]), advice
-        )
+        place = [self.member, ".".join(self.trail[-6:]), reason]
+        return Refused(": ".join(part for part in place if part), advice)
 
     def visit(self, kind: Any, value: Any, owner: str = "", field: str = "") -> None:
         """Check `value` against the type `kind` of the field `owner.field`."""
@@ -109,31 +116,20 @@ class _Vetting:
                 self.step(key[:40], arguments[1], item, owner, field)
         elif kind is str and isinstance(value, str):
             self.check_text(value, owner, field)
-        elif (
-            isinstance(kind, type)
-            and issubclass(kind, _Union)
-            and isinstance(value, dict)
-            and len(value) == 1
-        ):
-            self.visit_union(kind, value)
-        elif isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, dict):
-            self.visit_dataclass(kind, value)
+        elif dataclasses.is_dataclass(kind) and isinstance(value, dict):
+            self.visit_class(kind, value)
         elif not _is_plain(kind, value):
-            raise self.refuse(f"{_shown(value)} is not a {getattr(kind, '__name__', kind)}", AGAIN)
+            raise self.refuse(f"{_shown(value)} is not of type {getattr(kind, '__name__', kind)}", AGAIN)
 
     def step(self, name: str, kind: Any, value: Any, owner: str, field: str) -> None:
         self.trail.append(name)
         self.visit(kind, value, owner, field)
         self.trail.pop()
 
-    def visit_union(self, cls: type, value: dict[str, Any]) -> None:
-        ((field, item),) = value.items()
-        hint = _hints(cls).get(field)
-        if hint is None:
-            raise self.refuse(f"this torch does not know {_shown(field)} in {cls.__name__}", _NEWER)
-        self.step(field, hint, item, cls.__name__, field)
-
-    def visit_dataclass(self, cls: Any, value: dict[str, Any]) -> None:
+    def visit_class(self, cls: Any, value: dict[str, Any]) -> None:
+        one_of = issubclass(cls, _Union)
+        if one_of and (len(value) != 1 or not value.keys() <= _hints(cls).keys()):
+            raise self.refuse(f"this torch knows no {cls.__name__} of {_shown(list(value))}", _NEWER)
         if cls is schema.Node:
             if isinstance(metadata := value.get("metadata"), dict):
                 value["metadata"] = {key: metadata[key] for key in _KEPT_METADATA if key in metadata}
@@ -143,7 +139,7 @@ class _Vetting:
         for field in dataclasses.fields(cls):  # torch ignores others
             if field.name in value:
                 self.step(field.name, _hints(cls)[field.name], value[field.name], cls.__name__, field.name)
-            elif field.default is field.default_factory is dataclasses.MISSING:
+            elif not one_of and field.default is field.default_factory is dataclasses.MISSING:
                 raise self.refuse(f"{cls.__name__} lacks {field.name}", AGAIN)
         self.in_assertion = self.in_assertion and cls is not schema.Node
 
@@ -162,9 +158,6 @@ class _Vetting:
             raise self.refuse(
                 f"{_shown(text)} is not an expression that torch writes: {error}", TRUST
             ) from error
-
-
-_NEWER = "export the model with torch 2.11 to 2.13"
 
 
 def _check_name(text: str) -> None:
