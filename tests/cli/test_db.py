@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,14 +185,3 @@ def test_a_database_that_cannot_be_is_an_environment_fault(command: list[str], t
     result = run(*command, "--db", tmp_path / "file" / "tuning.sqlite")
     assert isinstance(result.exception, EnvironmentFault)
     assert result.exception.exit_code == 5
-
-
-def test_records_of_several_keys_are_shown_key_by_key(tmp_path: Path, records: list[Record]) -> None:
-    place = tmp_path / "many.sqlite"
-    with open_db(place) as store:
-        for number in range(40):
-            store.add(replace(records[0], key=replace(records[0].key, source_sha256=f"{number:064x}")))
-        shared = [record.key.digest for record in store.records()]
-        prefix = next(digest[:4] for digest in shared)
-        result = run("show", "--db", place, prefix)
-    assert result.stdout.count("workload ") == sum(digest.startswith(prefix) for digest in shared)

@@ -112,9 +112,12 @@ def test_a_lock_that_stays(db: TuningDB, path: Path) -> None:
     impatient = create_engine(f"sqlite:///{path}", connect_args={"timeout": 0})
     with sqlite3.connect(path, isolation_level=None) as holder:
         holder.execute("BEGIN IMMEDIATE")
-        with pytest.raises(EnvironmentFault, match=f"{path} stayed locked by another process"):
-            with database_faults(str(path)), impatient.connect() as connection:
-                connection.execute(text("DELETE FROM records"))
+        with (
+            pytest.raises(EnvironmentFault, match=f"{path} stayed locked by another process"),
+            database_faults(str(path)),
+            impatient.connect() as connection,
+        ):
+            connection.execute(text("DELETE FROM records"))
     holder.close()
     impatient.dispose()
 

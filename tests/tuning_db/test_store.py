@@ -48,7 +48,7 @@ def failure(record: Record, status: Status, schedule: str) -> Record:
 
 def other_keys(key: RecordKey) -> Iterator[tuple[str, RecordKey]]:
     """Yield the key with each of its fields changed, one at a time."""
-    device = {
+    device: dict[str, Any] = {
         "kind": "gpu",
         "model": "other",
         "isa": "skylake",
@@ -56,7 +56,7 @@ def other_keys(key: RecordKey) -> Iterator[tuple[str, RecordKey]]:
         "threads": 3,
         "memory_class": "8GiB",
     }
-    workload = {
+    workload: dict[str, Any] = {
         "op": "decode",
         "dtype": "bfloat16",
         "batch": 2,
@@ -67,7 +67,7 @@ def other_keys(key: RecordKey) -> Iterator[tuple[str, RecordKey]]:
         "causal": False,
         "heads": ((Dense(), 2), (Local(256, 64), 6)),
     }
-    whole = {"versions": key.versions[1:], "backend": "other", "source_sha256": "6" * 64}
+    whole: dict[str, Any] = {"versions": key.versions[1:], "backend": "other", "source_sha256": "6" * 64}
     assert {*device} == {field.name for field in fields(Device)}
     assert {*workload, "q_heads"} == {field.name for field in fields(Workload)}
     assert {*whole, "template", "device", "workload"} == {field.name for field in fields(RecordKey)}
