@@ -80,7 +80,10 @@ def list_records(database: str | None, as_json: bool, limit: int, **filters: str
 @common_options
 @click.argument("key_or_id")
 def show(database: str | None, as_json: bool, key_or_id: str) -> None:
-    """Show every record whose ID or KEY starts with KEY_OR_ID, as `db list` prints them."""
+    """Show the records of one ID or KEY.
+
+    KEY_OR_ID is what `hcompile db list` prints, or at least its first 4 digits.
+    """
     from hcompile.tuning_db.store import open_db
 
     if not re.fullmatch(r"[0-9a-f]{4,64}", key_or_id):
@@ -104,7 +107,10 @@ def show(database: str | None, as_json: bool, key_or_id: str) -> None:
 @filter_options
 @click.argument("file", type=click.Path(path_type=Path))
 def export(database: str | None, as_json: bool, file: Path, **filters: str | None) -> None:
-    """Write records to FILE, as JSON lines with a sha256."""
+    """Write records to FILE.
+
+    The file is JSON lines, with a last line that holds their sha256.
+    """
     from hcompile.tuning_db.store import open_db
 
     with open_db(database) as store:
@@ -118,7 +124,10 @@ def export(database: str | None, as_json: bool, file: Path, **filters: str | Non
 @common_options
 @click.argument("file", type=click.Path(path_type=Path))
 def import_records(database: str | None, as_json: bool, file: Path) -> None:
-    """Add the records of FILE, which `db export` wrote; a damaged file adds none."""
+    """Add the records of FILE, an export.
+
+    A damaged or changed file adds none; a record that is no valid value is refused alone.
+    """
     from hcompile.tuning_db.store import open_db
 
     with open_db(database) as store:
