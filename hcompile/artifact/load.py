@@ -1,0 +1,137 @@
+"""Loading an artifact: check, rebuild the graph from data, bind kernels for this machine."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hcompile.artifact.manifest import GRAPH, MANIFEST, ORIGINAL, SCHEDULES, WEIGHTS, Manifest
+from hcompile.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from hcompile.program import Program
+    from hcompile.runtime.dispatch import ScheduleTable
+    from hcompile.runtime.module import CompiledModule
+
+
+class TuningWarning(UserWarning):
+    """The artifact's schedules were tuned elsewhere; safe ones are used, and `hcompile tune` finds better ones."""
+
+
+def read_manifest(path: str | Path) -> Manifest:
+    """Read an artifact's manifest, and nothing else.
+
+    Raises:
+        UsageError: there is no artifact at `path`, or its manifest is damaged or of another schema.
+    """
+    path = Path(path)
+    if not (path / MANIFEST).is_file():
+        hint = "no such artifact" if not path.exists() else f"no artifact (it has no {MANIFEST})"
+        raise UsageError(f"{path}: {hint}; make one with `hcompile optimize MODEL -o {path.name or 'model'}.hcm`")
+    try:
+        return Manifest.from_json(json.loads((path / MANIFEST).read_bytes()))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{path / MANIFEST}: the manifest cannot be used ({error}); write the artifact again") from error
+
+
+def check_files(path: str | Path, manifest: Manifest) -> None:
+    """Raise UsageError unless every file of the artifact has the hash that the manifest names."""
+    from hcompile.artifact.write import file_sha256
+
+    for name, wanted in manifest.files.items():
+        file = Path(path) / name
+        try:
+            found = file_sha256(file)
+        except OSError as error:
+            raise UsageError(f"{file}: cannot be read ({error.strerror}); write the artifact again") from error
+        if found != wanted:
+            raise UsageError(f"{file}: damaged or changed (its sha256 is not the manifest's); write the artifact again")
+
+
+def read_program(path: str | Path, manifest: Manifest) -> tuple[Program, Program | None]:
+    """Return the raised program of an artifact, and the original one where it holds one.
+
+    Raises:
+        UsageError: a file is damaged, or a graph holds what artifacts may not hold.
+    """
+    import hcompile.operator  # registers the operator that the graph names
+    from hcompile.program_json import program_from_json
+
+    path = Path(path)
+    check_files(path, manifest)
+    tensors = _read_tensors(path / WEIGHTS, manifest)
+    program = program_from_json(_read_json(path / GRAPH), tensors)
+    if program.plan is None:
+        raise UsageError(f"{path / GRAPH}: it holds no plan; write the artifact again")
+    original = program_from_json(_read_json(path / ORIGINAL), tensors) if ORIGINAL in manifest.files else None
+    return program, original
+
+
+def read_tables(path: str | Path) -> dict[str, ScheduleTable]:
+    """Return the schedules of an artifact by site. Raises UsageError when they are malformed."""
+    from hcompile.runtime.dispatch import ScheduleTable
+
+    file = Path(path) / SCHEDULES
+    try:
+        return {name: ScheduleTable.from_json(table) for name, table in _read_json(file).items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UsageError(f"{file}: the schedules cannot be used ({error}); write the artifact again") from error
+
+
+def load(path: str | Path) -> CompiledModule:
+    """Load a compiled module for the machine at hand.
+
+    The module is called with the model's own inputs, `model(input_ids=ids).logits`. On a machine that the artifact
+    was not tuned for it runs safe schedules and warns with `TuningWarning`.
+
+    Raises:
+        UsageError: there is no artifact, or it is damaged or of another schema.
+        KernelError: a kernel cannot be built here.
+        EnvironmentFault: the machine lacks a C compiler or a library.
+    """
+    from hcompile.codegen.registry import get_backend
+    from hcompile.runtime.crossover import Crossover
+    from hcompile.runtime.dispatch import safe_tables
+    from hcompile.runtime.module import CompiledModule, Lowered
+
+    manifest = read_manifest(path)
+    program, original = read_program(path, manifest)
+    tables = read_tables(path)
+    here = get_backend(manifest.backend).device().to_json()
+    if here != manifest.device:
+        tables = safe_tables(program, manifest.backend)
+        warnings.warn(
+            f"{path}: tuned on {_machine(manifest.device)}, running on {_machine(here)} with safe schedules; "
+            f"`hcompile tune {path}` finds better ones",
+            TuningWarning,
+            stacklevel=2,
+        )
+    lowered = Lowered.of(program, original, tables, manifest.backend)
+    crossover = Crossover.from_json(dict(manifest.crossover))
+    return CompiledModule(program, lowered, crossover, manifest.length_axis, manifest.to_json())
+
+
+def _machine(device: Any) -> str:
+    return "no machine" if device is None else str(device.get("name", device))
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read as JSON ({error}); write the artifact again") from error
+
+
+def _read_tensors(path: Path, manifest: Manifest) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors: dict[str, torch.Tensor] = load_file(path)
+        return tensors | {name: tensors[stored] for name, stored in manifest.aliases.items()}
+    except (OSError, SafetensorError, KeyError) as error:
+        raise UsageError(f"{path}: the weights cannot be read ({error}); write the artifact again") from error

@@ -1,0 +1,1 @@
+"""What runs in a deployment: a program lowered to bound kernels, compiled once for all shapes."""
