@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import click
@@ -19,7 +20,9 @@ class CommandLine(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                return super().invoke(ctx)
         except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
             raise
         except KeyboardInterrupt:
@@ -33,6 +36,10 @@ class CommandLine(click.Group):
             message, exit_code = _explain(error)
             click.echo(f"Error: {' '.join(message.split())}", err=True)
             ctx.exit(exit_code)
+
+
+def _show_warning(message: Warning | str, *_place: object) -> None:
+    click.echo(f"Warning: {' '.join(str(message).split())}", err=True)
 
 
 def _explain(error: Exception) -> tuple[str, int]:

@@ -12,18 +12,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hcompile.artifact.load import load
     from hcompile.pipeline import OptimizeReport, OptimizeRequest, optimize
-    from hcompile.runtime import CompiledModule, load
+    from hcompile.runtime.module import CompiledModule
 
 __all__ = ["CompiledModule", "OptimizeReport", "OptimizeRequest", "__version__", "load", "optimize"]
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "CompiledModule": "hcompile.runtime",
+    "CompiledModule": "hcompile.runtime.module",
     "OptimizeReport": "hcompile.pipeline",
     "OptimizeRequest": "hcompile.pipeline",
-    "load": "hcompile.runtime",
+    "load": "hcompile.artifact.load",
     "optimize": "hcompile.pipeline",
 }
 

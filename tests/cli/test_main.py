@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -71,6 +72,19 @@ def test_interrupt_says_that_work_is_kept(runner: CliRunner, failing: list[BaseE
     assert (result.exit_code, result.stdout) == (130, "")
     expected = "Interrupted: what was measured is kept, and the same command goes on from there.\n"
     assert result.stderr == expected
+
+
+def test_warning_is_one_line_on_stderr(runner: CliRunner) -> None:
+    @main.command("warn")
+    def warn() -> None:
+        warnings.simplefilter("always")
+        warnings.warn("tuned on\nanother machine", stacklevel=1)
+
+    try:
+        result = runner.invoke(main, ["warn"])
+    finally:
+        del main.commands["warn"]
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "Warning: tuned on another machine\n")
 
 
 def test_unknown_command_is_a_usage_error(runner: CliRunner) -> None:
