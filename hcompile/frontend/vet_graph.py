@@ -65,10 +65,10 @@ def vet_payloads(document: Any, member: str) -> schema.PayloadConfig:
     _vet(schema.PayloadConfig, document, member)
     for name, payload in document["config"].items():
         path = payload["path_name"]
-        if payload["use_pickle"]:
-            raise Refused(f"{member}: {name} is stored as a pickle in {path}", TRUST)
         if not path.startswith(("weight_", "tensor_")):
             raise Refused(f"{member}: {name} is stored as an object, not a tensor, in {path}", TRUST)
+        if payload["use_pickle"]:
+            raise Refused(f"{member}: {name} is stored as a pickle in {path}", TRUST)
     config: schema.PayloadConfig = as_schema(schema.PayloadConfig, document)
     return config
 
