@@ -9,7 +9,6 @@ was checked: it never sees the file.
 from __future__ import annotations
 
 import io
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +63,7 @@ def load_archive(path: Path | str, *, trust: bool = False) -> LoadedArchive:
     if not path.is_file():
         raise UsageError(f"{path} does not exist: give an archive written by torch.export.save")
     try:
-        if not zipfile.is_zipfile(path) or not vet.is_export_archive(vet.member_names(path)):
+        if not vet.is_export_archive(vet.member_names(path)):
             raise UsageError(f"{path} {describe(path)}")
         return _load_trusted(path) if trust else _load_vetted(path)
     except Refused as refused:

@@ -3,20 +3,48 @@
 from __future__ import annotations
 
 import pickletools
+import struct
 import zipfile
 from pathlib import Path
+
+BROKEN_ZIP = (
+    zipfile.BadZipFile,
+    struct.error,
+    EOFError,
+    IndexError,
+    NotImplementedError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+)
+"""What `zipfile` raises on a file that is no zip file, or a damaged one."""
 
 _WITH_FACTORY = "pass --model package.module:factory with it"
 _EXPORT = (
     "write the model with torch.export.save, or save its state_dict() and pass --model package.module:factory"
 )
+_DAMAGED_ZIP = "is a damaged zip file: copy it again, or write the model again with torch.export.save"
 
 _MOST_PICKLE_BYTES = 1 << 26
-_LEGACY_MAGIC = b"\x80\x02\x8a\x0alo\xfc\x9cF\xf9 j\xa8P\x19"
+_LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 _TENSOR_MODULES = frozenset(
     {"torch", "torch._utils", "torch._tensor", "torch.storage", "torch.nn.parameter", "torch.serialization"}
 )
 _DATA_CLASSES = frozenset({("collections", "OrderedDict"), ("_codecs", "encode"), ("builtins", "dict")})
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """Open a zip file that fills the whole file.
+
+    Raises:
+        BROKEN_ZIP: it is damaged. One that starts late is, too: cut off behind a member that is a zip file itself,
+            an archive still ends like a zip file.
+    """
+    file = zipfile.ZipFile(path)
+    if min((info.header_offset for info in file.infolist()), default=0):
+        file.close()
+        raise zipfile.BadZipFile("the zip file starts within the file")
+    return file
 
 
 def is_safetensors(path: Path) -> bool:
@@ -32,23 +60,24 @@ def describe(path: Path) -> str:
         return "is empty: write the model with torch.export.save"
     if is_safetensors(path):
         return f"holds safetensors weights and no graph: {_WITH_FACTORY}"
-    if zipfile.is_zipfile(path):
-        return _describe_zip(path)
     with path.open("rb") as file:
         start = file.read(4096)
+    if start.startswith(b"PK"):
+        try:
+            return _describe_zip(path)
+        except BROKEN_ZIP:
+            return _DAMAGED_ZIP
     if start.startswith(_LEGACY_MAGIC):
         return f"is a torch.save file as torch 1.5 and before wrote it: load and save it again, then {_WITH_FACTORY}"
     if start[:1] == b"\x80" and start[1:2] in b"\2\3\4\5" and len(start) > 1:
         return f"is a Python pickle, which can run code and is not read: {_EXPORT}"
-    if start.startswith(b"PK"):
-        return "is a cut-off zip file: copy it again, or write the model again with torch.export.save"
     if _is_text(start):
         return f"is a text file: {_EXPORT}"
     return f"is not an export archive, nor weights that are known here: {_EXPORT}"
 
 
 def _describe_zip(path: Path) -> str:
-    with zipfile.ZipFile(path) as file:
+    with open_zip(path) as file:
         names = {name.partition("/")[2]: name for name in file.namelist()}
         if "constants.pkl" in names or any(name.startswith("code/") for name in names):
             return f"is a TorchScript archive, which has no graph to compile: {_EXPORT}"

@@ -8,7 +8,6 @@ graph, `data/weights` and `data/constants` hold one raw member a tensor and a JS
 from __future__ import annotations
 
 import json
-import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hcompile.frontend.file_kind import BROKEN_ZIP, open_zip
 from hcompile.frontend.messages import one_line
 
 TRUST = "reading it could run code, so it is refused: pass --trust if you know where the file comes from"
@@ -28,16 +28,6 @@ _FORMAT = "archive_format"
 _MOST_MEMBERS = 500_000
 _MOST_JSON_BYTES = 1 << 29
 _CHUNK_BYTES = 1 << 20
-_BROKEN_ZIP = (
-    zipfile.BadZipFile,
-    struct.error,
-    EOFError,
-    IndexError,
-    NotImplementedError,
-    OverflowError,
-    RuntimeError,
-    ValueError,
-)
 
 
 class Refused(Exception):
@@ -81,7 +71,7 @@ class Archive:
                     filled += len(chunk)
             if filled < len(buffer):
                 raise Refused(f"{name} is cut off", AGAIN)
-        except _BROKEN_ZIP as error:
+        except BROKEN_ZIP as error:
             raise Refused(f"{name} cannot be read ({one_line(error)})", AGAIN) from error
 
     def read_json(self, name: str) -> Any:
@@ -102,8 +92,8 @@ def open_archive(path: Path) -> Iterator[Archive]:
         Refused: the zip file is damaged, or not as torch writes it.
     """
     try:
-        file = zipfile.ZipFile(path)
-    except _BROKEN_ZIP as error:
+        file = open_zip(path)
+    except BROKEN_ZIP as error:
         raise Refused(f"the zip file cannot be read ({one_line(error)})", AGAIN) from error
     with file:
         members = _checked_members(file.infolist(), path.stat().st_size)
@@ -115,9 +105,9 @@ def open_archive(path: Path) -> Iterator[Archive]:
 def member_names(path: Path) -> frozenset[str]:
     """Return the names in a zip file without its root folder, empty if it cannot be read as a zip file."""
     try:
-        with zipfile.ZipFile(path) as file:
+        with open_zip(path) as file:
             names = file.namelist()
-    except _BROKEN_ZIP:
+    except BROKEN_ZIP:
         return frozenset()
     return frozenset(name.partition("/")[2] for name in names)
 
