@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
     from hcompile.program import Program
     from hcompile.runtime.dispatch import ScheduleTable
-    from hcompile.runtime.module import CompiledModule
+    from hcompile.runtime.module import CompiledModule, Lowered
+    from hcompile.tuning_db.key import Device
 
 
 class TuningWarning(UserWarning):
@@ -82,6 +84,56 @@ def read_tables(path: str | Path) -> dict[str, ScheduleTable]:
         raise UsageError(f"{file}: the schedules cannot be used ({error}); write the artifact again") from error
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An artifact, lowered for this machine: the module that users call and what it was made of."""
+
+    manifest: Manifest
+    program: Program
+    lowered: Lowered
+    module: CompiledModule
+    device: Device
+    linear_library: str
+
+    @property
+    def longest(self) -> int | None:
+        """The longest sequence that the export allows."""
+        from hcompile.runtime.inputs import longest
+
+        return longest(self.program, self.manifest.length_axis)
+
+    def inputs(self, length: int, batch: int = 1) -> list[torch.Tensor]:
+        """Return random flat inputs of a length."""
+        from hcompile.runtime.inputs import made_up_inputs
+
+        return made_up_inputs(self.program, self.manifest.length_axis, batch, length)
+
+
+def open_artifact(path: str | Path) -> Opened:
+    """Load an artifact with its parts; see `load`."""
+    from hcompile.codegen import get_backend
+    from hcompile.runtime.crossover import Crossover
+    from hcompile.runtime.dispatch import safe_tables
+    from hcompile.runtime.module import CompiledModule, Lowered
+
+    manifest = read_manifest(path)
+    program, original = read_program(path, manifest)
+    tables, library = read_tables(path), manifest.linear_library
+    device = get_backend(manifest.backend).device()
+    if device.to_json() != manifest.device:
+        tables, library = safe_tables(program, manifest.backend), "default"
+        warnings.warn(
+            f"{path}: tuned on {_machine(manifest.device)}, running on {device.model} with safe schedules; "
+            f"`hcompile tune {path}` finds better ones",
+            TuningWarning,
+            stacklevel=3,
+        )
+    lowered = Lowered.of(program, original, tables, manifest.backend, library)
+    crossover = Crossover.from_json(dict(manifest.crossover))
+    module = CompiledModule(program, lowered, crossover, manifest.length_axis, manifest.certificate)
+    return Opened(manifest, program, lowered, module, device, library)
+
+
 def load(path: str | Path) -> CompiledModule:
     """Load a compiled module for the machine at hand.
 
@@ -93,30 +145,11 @@ def load(path: str | Path) -> CompiledModule:
         KernelError: a kernel cannot be built here.
         EnvironmentFault: the machine lacks a C compiler or a library.
     """
-    from hcompile.codegen.registry import get_backend
-    from hcompile.runtime.crossover import Crossover
-    from hcompile.runtime.dispatch import safe_tables
-    from hcompile.runtime.module import CompiledModule, Lowered
-
-    manifest = read_manifest(path)
-    program, original = read_program(path, manifest)
-    tables = read_tables(path)
-    here = get_backend(manifest.backend).device().to_json()
-    if here != manifest.device:
-        tables = safe_tables(program, manifest.backend)
-        warnings.warn(
-            f"{path}: tuned on {_machine(manifest.device)}, running on {_machine(here)} with safe schedules; "
-            f"`hcompile tune {path}` finds better ones",
-            TuningWarning,
-            stacklevel=2,
-        )
-    lowered = Lowered.of(program, original, tables, manifest.backend)
-    crossover = Crossover.from_json(dict(manifest.crossover))
-    return CompiledModule(program, lowered, crossover, manifest.length_axis, manifest.to_json())
+    return open_artifact(path).module
 
 
 def _machine(device: Any) -> str:
-    return "no machine" if device is None else str(device.get("name", device))
+    return "no machine" if device is None else str(device.get("model", device))
 
 
 def _read_json(path: Path) -> Any:

@@ -30,6 +30,7 @@ class Manifest:
         dtype: of the weights and activations.
         backend: name of the kernel backend.
         device: the machine that the schedules were tuned on; None where none were.
+        linear_library: which library multiplied weight matrices faster there (`hcompile.passes.linear`).
         length_axis: (input, axis) of the size that attention runs over, None where it is fixed.
         crossover: JSON form of `hcompile.runtime.crossover.Crossover`.
         certificate: JSON form of the certificate, None where quality was not measured.
@@ -44,6 +45,7 @@ class Manifest:
     dtype: str
     backend: str
     device: Mapping[str, Any] | None
+    linear_library: str
     length_axis: tuple[int, int] | None
     crossover: Mapping[str, Any]
     certificate: Mapping[str, Any] | None

@@ -12,13 +12,17 @@ from typing import Any
 
 import torch
 
+from hcompile.passes.linear import use_library
 from hcompile.passes.lower import drop_key_mask, lower_dense
+from hcompile.passes.sites import KEY_MASK
+from hcompile.patterns import UNBOUNDED
 from hcompile.plan import Plan
 from hcompile.program import Program
 from hcompile.runtime.calls import Signature
 from hcompile.runtime.crossover import Crossover
 from hcompile.runtime.dispatch import ScheduleTable, bind_program
 from hcompile.runtime.inductor import CompiledGraph
+from hcompile.runtime.inputs import made_up_inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,12 @@ class Lowered:
 
     @classmethod
     def of(
-        cls, program: Program, original: Program | None, tables: Mapping[str, ScheduleTable], backend: str
+        cls,
+        program: Program,
+        original: Program | None,
+        tables: Mapping[str, ScheduleTable],
+        backend: str,
+        linear_library: str,
     ) -> Lowered:
         """Lower a selected program.
 
@@ -47,11 +56,12 @@ class Lowered:
             KernelError: a kernel cannot be built for a site.
             EnvironmentFault: the machine lacks what building needs.
         """
+        program = use_library(program, linear_library)
         return cls(
             hybrid=CompiledGraph(bind_program(program, tables, backend)),
             dense=CompiledGraph(lower_dense(drop_key_mask(program))),
             padded=CompiledGraph(lower_dense(program)),
-            original=None if original is None else CompiledGraph(original),
+            original=None if original is None else CompiledGraph(use_library(original, linear_library)),
         )
 
 
@@ -64,23 +74,22 @@ class CompiledModule:
         lowered: Lowered,
         crossover: Crossover,
         length_axis: tuple[int, int] | None,
-        manifest: Mapping[str, Any],
+        certificate: Mapping[str, Any] | None = None,
     ) -> None:
+        if program.plan is None:
+            raise ValueError("a compiled module wants a program with a plan: run select first")
         self._signature = Signature(program)
         self._guards = [(self._signature.names.index(guard.input), guard) for guard in program.guards]
         self._masks = tuple(index for index, spec in enumerate(program.inputs) if spec.default == "ones")
-        self._inputs = program.inputs
+        takes_padding = any(node.args[KEY_MASK] is not None for _, node in program.attention_nodes())
+        # Without a mask input that can be left out, a padded program may be padded at any call.
+        self._maybe_padded = takes_padding and not self._masks
         self._length_axis = length_axis
         self._lowered = lowered
         self._program = program
+        self.plan: Plan = program.plan
         self.crossover = crossover
-        self.manifest = manifest
-
-    @property
-    def plan(self) -> Plan:
-        """The pattern of every query head."""
-        assert self._program.plan is not None, "an artifact always holds a selected program"
-        return self._program.plan
+        self.certificate = certificate
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model on its own inputs, such as `model(input_ids=ids).logits`.
@@ -96,52 +105,34 @@ class CompiledModule:
     def warmup(self, lengths: Iterable[int], batch: int = 1) -> None:
         """Compile and run the graphs that calls of these lengths take, so that the first real call is a warm one."""
         for length in lengths:
-            with_defaults = [value for value in example_inputs(self._inputs, self._length_axis, batch, length)]
-            flat = [None if spec.default else value for spec, value in zip(self._inputs, with_defaults, strict=True)]
-            self._choose(flat)(*with_defaults)
+            made_up = made_up_inputs(self._program, self._length_axis, batch, length)
+            given = [None if index in self._masks else value for index, value in enumerate(made_up)]
+            self._choose(given)(*made_up)
 
     def _choose(self, given: list[torch.Tensor | None]) -> CompiledGraph:
         for index, guard in self._guards:
             value = given[index]
             if value is not None and not guard.holds(value):
                 return self._lowered.original or self._lowered.padded
-        length = self._length(given)
-        if self.crossover.takes_hybrid(length):
+        if self.crossover.takes_hybrid(self._length(given)):
             return self._lowered.hybrid
-        for index in self._masks:
-            mask = given[index]
-            if mask is not None and not bool(mask.all()):
-                return self._lowered.padded
-        return self._lowered.dense if self._masks or not self._has_padding() else self._lowered.padded
-
-    def _has_padding(self) -> bool:
-        return any(node.args[3] is not None for _, node in self._program.attention_nodes())
+        masks = (given[index] for index in self._masks)
+        if self._maybe_padded or any(mask is not None and not bool(mask.all()) for mask in masks):
+            return self._lowered.padded
+        return self._lowered.dense
 
     def _length(self, given: list[torch.Tensor | None]) -> int:
         if self._length_axis is None:
-            return 2**30
+            return UNBOUNDED
         index, axis = self._length_axis
         value = given[index]
-        return 2**30 if value is None else value.shape[axis]
+        return UNBOUNDED if value is None else value.shape[axis]
 
     def _default(self, given: list[torch.Tensor | None], index: int) -> torch.Tensor:
-        spec = self._inputs[index]
-        sizes = {}
-        for other, value in zip(self._inputs, given, strict=True):
+        spec = self._program.inputs[index]
+        sizes: dict[int | str, int] = {}
+        for other, value in zip(self._program.inputs, given, strict=True):
             if value is not None:
                 sizes.update(zip(other.shape, value.shape, strict=True))
         shape = [size if isinstance(size, int) else sizes[size] for size in spec.shape]
         return torch.ones(shape, dtype=getattr(torch, spec.dtype))
-
-
-def example_inputs(
-    inputs: Iterable[Any], length_axis: tuple[int, int] | None, batch: int, length: int
-) -> list[torch.Tensor]:
-    """Return inputs of a length: ones, which are valid token ids, masks and pixels alike."""
-    inputs = tuple(inputs)
-    symbol = None if length_axis is None else inputs[length_axis[0]].shape[length_axis[1]]
-    flat = []
-    for spec in inputs:
-        shape = [size if isinstance(size, int) else length if size == symbol else batch for size in spec.shape]
-        flat.append(torch.ones(shape, dtype=getattr(torch, spec.dtype)))
-    return flat

@@ -1,0 +1,1 @@
+"""Whole-model measurements: dense against hybrid, interleaved, against the strongest dense baseline."""

@@ -1,0 +1,49 @@
+"""The dense baselines: what a user gets from torch without hcompile, each as fast as torch makes it.
+
+All run the model with maskless causal SDPA, K and V not repeated, and the same linears as the hybrid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from hcompile.passes.lower import drop_key_mask, lower_dense
+from hcompile.passes.sites import Q
+from hcompile.program import Program
+from hcompile.runtime.inductor import CompiledGraph
+
+Call = Callable[..., tuple[torch.Tensor, ...]]
+
+
+def dense_candidates(program: Program) -> dict[str, Call]:
+    """Return the dense baselines by name: eager, compiled once for all shapes, and compiled for each shape.
+
+    Args:
+        program: a raised program, its linears as the hybrid's.
+    """
+    dense = lower_dense(drop_key_mask(program))
+    return {
+        "eager": _without_gradients(dense.graph),
+        "compiled dynamic": CompiledGraph(dense),
+        "compiled static": _without_gradients(torch.compile(dense.graph, dynamic=False)),
+    }
+
+
+def without_attention(program: Program) -> CompiledGraph:
+    """Return the program with every attention replaced by its queries: the time of the rest of the model."""
+    program = drop_key_mask(program)
+    graph = program.edit()
+    for _, node in program.attention_nodes(graph):
+        node.replace_all_uses_with(node.args[Q])
+        graph.erase_node(node)
+    return CompiledGraph(program.with_graph(graph))
+
+
+def _without_gradients(call: Callable[..., tuple[torch.Tensor, ...]]) -> Call:
+    def run(*flat_inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with torch.no_grad():
+            return call(*flat_inputs)
+
+    return run

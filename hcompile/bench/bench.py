@@ -1,0 +1,133 @@
+"""`hcompile bench`: the compiled module against the strongest dense baseline, interleaved, at several lengths."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median, quantiles
+
+import torch
+
+from hcompile.artifact.load import Opened, open_artifact
+from hcompile.bench.baselines import dense_candidates, without_attention
+from hcompile.bench.memory import call_peak_bytes
+from hcompile.bench.report import BenchReport, LengthResult, Spread
+from hcompile.errors import UsageError
+from hcompile.passes.linear import use_library
+from hcompile.progress import Progress, quiet
+from hcompile.runtime.module import CompiledModule
+from hcompile.tuning.timing import Rounds, time_calls
+from hcompile.tuning_db.record import utc_now
+from hcompile.versions import library_versions
+
+DEFAULT_LENGTHS = (128, 512, 1024, 4096, 8192, 16384)
+
+
+@dataclass(frozen=True, slots=True)
+class BenchRequest:
+    """What to measure.
+
+    Attributes:
+        lengths: tokens; None for `DEFAULT_LENGTHS` as far as the model allows.
+        memory: also measure the peak memory of a call (in fresh processes).
+        least, most, enough_s: rounds of each length, see `hcompile.tuning.timing.Rounds`.
+    """
+
+    artifact: Path
+    lengths: tuple[int, ...] | None = None
+    memory: bool = False
+    least: int = 7
+    most: int = 40
+    enough_s: float = 4.0
+    seed: int = 0
+
+
+def bench(request: BenchRequest, progress: Progress = quiet) -> BenchReport:
+    """Measure an artifact on this machine.
+
+    Raises:
+        UsageError: the artifact or a length cannot be used.
+        KernelError, EnvironmentFault: see `hcompile.load`.
+    """
+    start = time.perf_counter()
+    opened = open_artifact(request.artifact)
+    load_s = time.perf_counter() - start
+    lengths = _lengths(opened, request.lengths)
+    torch.manual_seed(request.seed)
+    start = time.perf_counter()
+    opened.module.warmup(lengths[:1])
+    first_call_s = time.perf_counter() - start
+    program = use_library(opened.program, opened.linear_library)
+    dense, rest = dense_candidates(program), without_attention(program)
+    results = []
+    for done, length in enumerate(lengths):
+        progress("bench", done, len(lengths))
+        results.append(_at_length(opened, request, dense, rest, length))
+    progress("bench", len(lengths), len(lengths))
+    return BenchReport(
+        artifact=str(request.artifact),
+        dtype=opened.manifest.dtype,
+        device=opened.device.to_json(),
+        versions=library_versions(),
+        linear_library=opened.linear_library,
+        measured_at=utc_now(),
+        load_s=load_s,
+        first_call_s=first_call_s,
+        lengths=tuple(results),
+    )
+
+
+def _lengths(opened: Opened, wanted: tuple[int, ...] | None) -> tuple[int, ...]:
+    longest = opened.longest
+    if wanted is None:
+        return tuple(length for length in DEFAULT_LENGTHS if longest is None or length <= longest) or (longest or 1,)
+    for length in wanted:
+        if length < 1 or (longest is not None and length > longest):
+            raise UsageError(f"length {length} is outside what the model was exported for (1 to {longest})")
+    return wanted
+
+
+def _at_length(
+    opened: Opened,
+    request: BenchRequest,
+    dense: dict[str, Callable[..., object]],
+    rest: Callable[..., object],
+    length: int,
+) -> LengthResult:
+    inputs = opened.inputs(length)
+    calls: dict[str, Callable[[], object]] = {"module": partial(_call_module, opened.module, opened, inputs)}
+    calls |= {name: partial(call, *inputs) for name, call in dense.items()}
+    calls["rest"] = partial(rest, *inputs)
+    timing = time_calls(list(calls.values()), Rounds(request.least, request.most, request.enough_s))
+    times = dict(zip(calls, timing.times_us, strict=True))
+    strongest = min(dense, key=lambda name: median(times[name]))
+    ratios = sorted(d / m for d, m in zip(times[strongest], times["module"], strict=True))
+    tenths = quantiles(ratios, n=10, method="inclusive")
+    sites = opened.program.sites
+    peaks = {side: call_peak_bytes(request.artifact, side, length) for side in ("hybrid", "dense")} if request.memory else {}
+    return LengthResult(
+        length=length,
+        module=Spread.of(times["module"]),
+        graph="hybrid" if opened.module.crossover.takes_hybrid(length) else "dense",
+        dense={name: Spread.of(times[name]) for name in dense},
+        strongest=strongest,
+        rest=Spread.of(times["rest"]),
+        pairs_kept=1 - opened.module.plan.removed_share(sites, length),
+        ratio=median(times[strongest]) / median(times["module"]),
+        ratio_low=tenths[0],
+        ratio_high=tenths[-1],
+        noisy=timing.noisy,
+        hybrid_peak_bytes=peaks.get("hybrid"),
+        dense_peak_bytes=peaks.get("dense"),
+    )
+
+
+def _call_module(module: CompiledModule, opened: Opened, inputs: list[torch.Tensor]) -> object:
+    """Call as a user does without padding: inputs that have a default are left out."""
+    named = {
+        spec.name: value for spec, value in zip(opened.program.inputs, inputs, strict=True) if spec.default is None
+    }
+    return module(**named)

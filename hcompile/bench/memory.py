@@ -1,0 +1,56 @@
+"""Peak memory of one call, measured in a process of its own, less what the imports and the model take.
+
+    python -m hcompile.bench.memory ARTIFACT hybrid|dense LENGTH    prints the bytes
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from hcompile.errors import EnvironmentFault
+
+SIDES = ("hybrid", "dense")
+_TIME_LIMIT_S = 600
+_PROC = Path("/proc/self")
+
+
+def call_peak_bytes(artifact: Path, side: str, length: int) -> int:
+    """Return how far one call of `length` tokens raises the resident memory of a fresh process, in bytes.
+
+    Raises:
+        EnvironmentFault: the system keeps no such count (it is Linux's /proc), or the process failed.
+    """
+    command = [sys.executable, "-m", "hcompile.bench.memory", str(artifact), side, str(length)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIME_LIMIT_S, check=True)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        last = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1:]
+        raise EnvironmentFault(f"memory of a {side} call could not be measured: {' '.join(last)}") from error
+    return int(done.stdout)
+
+
+def _measure(artifact: str, side: str, length: int) -> int:
+    from hcompile.artifact.load import open_artifact
+
+    opened = open_artifact(artifact)
+    graph = opened.lowered.hybrid if side == "hybrid" else opened.lowered.dense
+    # A short call compiles the graph and builds the kernels, so that the long one shows the call alone.
+    graph(*opened.inputs(min(128, length)))
+    flat = opened.inputs(length)
+    before = _status_bytes("VmRSS")
+    (_PROC / "clear_refs").write_text("5")  # resets the high-water mark (proc(5))
+    graph(*flat)
+    return _status_bytes("VmHWM") - before
+
+
+def _status_bytes(field: str) -> int:
+    for line in (_PROC / "status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise EnvironmentFault(f"/proc/self/status has no {field}: memory cannot be measured on this system")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{_measure(sys.argv[1], sys.argv[2], int(sys.argv[3]))}\n")

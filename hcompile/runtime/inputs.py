@@ -1,0 +1,58 @@
+"""Inputs made up for a program: to compile, to warm up and to time it."""
+
+from __future__ import annotations
+
+import torch
+
+from hcompile.program import Program
+
+
+def length_axis(program: Program) -> tuple[int, int] | None:
+    """Return (input, axis) of the dynamic size that the program's attention runs over, None where it is fixed.
+
+    The program must come from an export (its nodes carry traced shapes).
+    """
+    lengths = {str(node.args[0].meta["val"].shape[2]) for _, node in program.attention_nodes()}
+    for index, spec in enumerate(program.inputs):
+        for axis, size in enumerate(spec.shape):
+            if size and size in lengths and axis > 0:
+                return index, axis
+    return None
+
+
+def longest(program: Program, axis: tuple[int, int] | None) -> int | None:
+    """Return the longest sequence that the export allows, None where it sets no limit or has no dynamic length."""
+    if axis is None:
+        return None
+    return program.dims.get(str(program.inputs[axis[0]].shape[axis[1]]), (1, None))[1]
+
+
+def made_up_inputs(
+    program: Program,
+    axis: tuple[int, int] | None,
+    batch: int,
+    length: int,
+    generator: torch.Generator | None = None,
+) -> list[torch.Tensor]:
+    """Return random flat inputs: token ids within the vocabulary, normal numbers, and ones where a default stands in."""
+    symbol = None if axis is None else program.inputs[axis[0]].shape[axis[1]]
+    flat = []
+    for spec in program.inputs:
+        shape = [size if isinstance(size, int) else length if size == symbol else batch for size in spec.shape]
+        dtype = getattr(torch, spec.dtype)
+        if spec.default == "ones" or dtype == torch.bool:
+            flat.append(torch.ones(shape, dtype=dtype))
+        elif dtype.is_floating_point:
+            flat.append(torch.randn(shape, generator=generator).to(dtype))
+        else:
+            flat.append(torch.randint(0, _vocabulary(program, spec.name), shape, generator=generator, dtype=dtype))
+    return flat
+
+
+def _vocabulary(program: Program, name: str) -> int:
+    """Return how many ids the embedding that reads the input holds; 2 for an input that none reads."""
+    for node in program.graph.graph.find_nodes(op="call_function", target=torch.ops.aten.embedding.default):
+        weight, ids = node.args[:2]
+        if ids.op == "placeholder" and ids.name == name and weight.op == "get_attr":
+            return program.tensors[weight.target].shape[0]
+    return 2
