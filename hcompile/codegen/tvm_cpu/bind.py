@@ -1,0 +1,92 @@
+"""From a built library to the callable that the attention operator runs."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import cache
+from pathlib import Path
+from struct import Struct
+
+import torch
+
+from hcompile.errors import EnvironmentFault, KernelError
+from hcompile.operator import Kernel
+
+_MAPS = Path("/proc/self/maps")
+_DTYPES = {2: torch.bfloat16, 4: torch.float32}
+# The fields of `Call` in launcher.c: pointers, sizes, strides, and the scale.
+_CALL = Struct("6q 9q 3q 3q 3q 3q q d")
+
+
+def load_kernel(path: Path) -> Kernel:
+    """Return the kernel in a library that `build_kernel` made.
+
+    The kernel runs on torch's OpenMP threads, as many as `torch.get_num_threads()` says when it is called, and may be
+    called from several threads at once.
+
+    Raises:
+        KernelError: the file cannot be loaded, or is no kernel.
+    """
+    try:
+        library = ctypes.CDLL(str(path), mode=os.RTLD_NOW)
+        run = library.hc_attention
+        head_dim, element = (ctypes.c_int.in_dll(library, name).value for name in ("hc_head_dim", "hc_element"))
+    except (OSError, AttributeError, ValueError) as error:
+        raise KernelError(f"{path}: no kernel can be loaded from it ({error}); delete it, it is built again") from error
+    run.argtypes = [ctypes.c_char_p]
+    dtype, pack, parallel = _DTYPES[element], _CALL.pack, openmp_parallel()
+
+    def kernel(
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        key_mask: torch.Tensor | None,
+        head_params: torch.Tensor,
+        q_offset: int,
+        scale: float,
+        causal: bool,
+    ) -> torch.Tensor:
+        batch, q_heads, q_len, size = q.shape
+        if size != head_dim or q.dtype is not dtype or k.dtype is not dtype or v.dtype is not dtype:
+            raise KernelError(f"a kernel for {dtype} heads of {head_dim} was called with {q.dtype} {tuple(q.shape)}")
+        q, k, v = _dense_rows(q), _dense_rows(k), _dense_rows(v)
+        head_params = head_params.contiguous()
+        mask_pointer = mask_stride = 0
+        if key_mask is not None:
+            key_mask = key_mask.contiguous()
+            mask_pointer, mask_stride = key_mask.data_ptr(), key_mask.stride(0)
+        out = torch.empty((batch, q_len, q_heads, size), dtype=dtype).transpose(1, 2)
+        call = pack(
+            *(q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), mask_pointer, head_params.data_ptr()),
+            *(batch, q_heads, k.shape[1], q_len, k.shape[2], q_offset, causal, torch.get_num_threads(), parallel),
+            *(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], mask_stride),
+            scale,
+        )
+        if run(call):
+            raise EnvironmentFault(f"attention over {tuple(q.shape)}: no memory for scratch; free some memory")
+        return out
+
+    return kernel
+
+
+def _dense_rows(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.stride(3) == 1 else tensor.contiguous()
+
+
+@cache
+def openmp_parallel() -> int:
+    """Return the address of `GOMP_parallel` in the OpenMP runtime that torch uses; 0 when there is none.
+
+    A second pool of threads would fight torch's for the cores. Both GNU's and LLVM's runtime have this entry.
+    """
+    lines = _MAPS.read_text().splitlines() if _MAPS.exists() else []
+    mapped = {line.split(maxsplit=5)[5] for line in lines if len(line.split(maxsplit=5)) == 6}
+    runtimes = [path for path in sorted(mapped) if Path(path).name.startswith(("libgomp", "libiomp5", "libomp"))]
+    # Other packages bring runtimes of their own: torch's stands in its folder.
+    runtimes.sort(key=lambda path: Path(torch.__file__).parent not in Path(path).parents)
+    for path in runtimes:
+        entry = getattr(ctypes.CDLL(path), "GOMP_parallel", None)
+        if entry is not None:
+            return ctypes.cast(entry, ctypes.c_void_p).value or 0
+    return 0

@@ -1,0 +1,146 @@
+/* Runs the generated tile function over every query tile of one attention call, on the caller's OpenMP pool.
+ *
+ * Compiled together with the tile object into one library, so that a kernel needs neither TVM nor its FFI at run time.
+ * The build defines HC_BLOCK_Q (queries of a tile), HC_SCRATCH (floats of scratch), HC_ELEMENT (bytes of an element).
+ */
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The two structs of TVM's stable C ABI that the tile function reads (tvm/ffi/c_api.h, dlpack.h). */
+typedef struct {
+  int32_t type_index;
+  uint32_t padding;
+  union {
+    int64_t i;
+    double f;
+    void *p;
+  } value;
+} Any;
+
+typedef struct {
+  void *data;
+  struct { int32_t type, id; } device;
+  int32_t ndim;
+  struct { uint8_t code, bits; uint16_t lanes; } dtype;
+  int64_t *shape, *strides;
+  uint64_t byte_offset;
+} Tensor;
+
+enum { ANY_INT = 1, ANY_FLOAT = 3, ANY_POINTER = 4, ANY_TENSOR = 7 };
+
+int __tvm_ffi_tile(void *self, const Any *args, int32_t count, Any *result);
+
+/* Called by the tile function when an argument has the wrong type, which the fixed list below never has. */
+__attribute__((visibility("hidden"))) void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **parts, int32_t count) {
+  (void)kind, (void)parts, (void)count;
+}
+
+/* What Python fills in: one int64 or pointer a field, in this order. Strides are in elements. */
+typedef struct {
+  int64_t q, k, v, out, key_mask, head_params;
+  int64_t batch, q_heads, kv_heads, q_len, kv_len, q_offset, causal, threads, parallel;
+  int64_t q_strides[3], k_strides[3], v_strides[3], out_strides[3], mask_stride; /* [B, H, S] each */
+  double scale;
+} Call;
+
+typedef struct { int32_t first, end, holes; } Valid;
+
+typedef struct {
+  const Call *call;
+  const Valid *valid; /* one a batch row */
+  const int32_t *order; /* heads, longest first */
+  int64_t tiles, tasks;
+  atomic_llong next;
+  atomic_int failed;
+} Job;
+
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+static Valid scan(const uint8_t *row, int64_t length) {
+  int64_t first = 0, end = length, count = 0;
+  while (first < length && !row[first]) first++;
+  while (end > first && !row[end - 1]) end--;
+  for (int64_t j = first; j < end; j++) count += row[j];
+  return (Valid){(int32_t)first, (int32_t)end, count != end - first};
+}
+
+static void run_tile(Job *job, int64_t task, Any *a) {
+  const Call *c = job->call;
+  int64_t tile = job->tiles - 1 - task % job->tiles;
+  int64_t b = task / job->tiles % c->batch, h = job->order[task / job->tiles / c->batch];
+  int64_t kv = h / (c->q_heads / c->kv_heads);
+  const int32_t *params = (const int32_t *)c->head_params + 2 * h;
+  Valid valid = job->valid[b];
+  int64_t row0 = tile * HC_BLOCK_Q, rows = least(HC_BLOCK_Q, c->q_len - row0);
+  int64_t p0 = c->q_offset + row0, p1 = p0 + rows - 1, window = params[0];
+  int64_t key_end = c->causal ? least(valid.end, p1 + 1) : valid.end;
+  int64_t sink_end = valid.first + (int64_t)params[1];
+  /* The visible keys lie in [lo_a, hi_a) and [lo_b, hi_b), which start at any key: the sinks and the window. */
+  int64_t lo_a = valid.first, hi_a = most(lo_a, least(sink_end, key_end));
+  int64_t lo_b = most(lo_a, p0 - window + 1), hi_b = most(lo_b, least(key_end, p1 + window));
+  if (lo_b <= hi_a) hi_a = most(hi_a, hi_b), lo_b = hi_b;
+  a[1].value.p = (char *)c->q + HC_ELEMENT * (b * c->q_strides[0] + h * c->q_strides[1] + row0 * c->q_strides[2]);
+  a[2].value.p = (char *)c->k + HC_ELEMENT * (b * c->k_strides[0] + kv * c->k_strides[1]);
+  a[3].value.p = (char *)c->v + HC_ELEMENT * (b * c->v_strides[0] + kv * c->v_strides[1]);
+  a[4].value.p = (char *)c->out + HC_ELEMENT * (b * c->out_strides[0] + h * c->out_strides[1] + row0 * c->out_strides[2]);
+  a[6].value.p = valid.holes ? (char *)c->key_mask + b * c->mask_stride : 0;
+  int64_t numbers[] = {c->q_strides[2], c->k_strides[2], c->v_strides[2], c->out_strides[2], rows, p0, lo_a, hi_a, lo_b, hi_b,
+                       window, least(sink_end, INT32_MAX), c->causal, valid.holes};
+  for (int i = 0; i < 14; i++) a[7 + i].value.i = numbers[i];
+  Any result = {0};
+  if (__tvm_ffi_tile(0, a, 22, &result)) atomic_store(&job->failed, 1);
+}
+
+static void work(void *data) {
+  Job *job = data;
+  float *scratch = aligned_alloc(64, (HC_SCRATCH * sizeof(float) + HC_BOUNDS * sizeof(int32_t) + 63) / 64 * 64);
+  if (!scratch) {
+    atomic_store(&job->failed, 1);
+    return;
+  }
+  int64_t shape = HC_SCRATCH, stride = 1;
+  Tensor tensor = {scratch, {1, 0}, 1, {2, 32, 1}, &shape, &stride, 0};
+  Any args[22] = {{ANY_TENSOR, 0, {.p = &tensor}}};
+  args[5].value.p = scratch + HC_SCRATCH;
+  for (int i = 1; i < 7; i++) args[i].type_index = ANY_POINTER;
+  for (int i = 7; i < 21; i++) args[i].type_index = ANY_INT;
+  args[21] = (Any){ANY_FLOAT, 0, {.f = job->call->scale * 1.4426950408889634}};
+  for (int64_t task; (task = atomic_fetch_add(&job->next, 1)) < job->tasks;) run_tile(job, task, args);
+  free(scratch);
+}
+
+typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
+
+#define EXPORT __attribute__((visibility("default")))
+
+EXPORT const int hc_head_dim = HC_HEAD_DIM, hc_element = HC_ELEMENT;
+
+/* Returns 0, or 1 when memory ran out. */
+EXPORT int hc_attention(const Call *c) {
+  Job job = {.call = c, .tiles = (c->q_len + HC_BLOCK_Q - 1) / HC_BLOCK_Q};
+  job.tasks = c->batch * c->q_heads * job.tiles;
+  if (!job.tasks) return 0;
+  Valid *valid = malloc(c->batch * sizeof(Valid) + c->q_heads * sizeof(int32_t));
+  if (!valid) return 1;
+  int32_t *order = (int32_t *)(valid + c->batch);
+  const int32_t *params = (const int32_t *)c->head_params;
+  for (int64_t b = 0; b < c->batch; b++)
+    valid[b] = c->key_mask ? scan((const uint8_t *)c->key_mask + b * c->mask_stride, c->kv_len) : (Valid){0, (int32_t)c->kv_len, 0};
+  for (int64_t h = 0; h < c->q_heads; h++) {
+    int64_t at = h;
+    for (; at > 0 && params[2 * order[at - 1]] < params[2 * h]; at--) order[at] = order[at - 1];
+    order[at] = (int32_t)h;
+  }
+  job.valid = valid;
+  job.order = order;
+  unsigned threads = (unsigned)least(c->threads, job.tasks);
+  if (threads > 1 && c->parallel)
+    ((Parallel)c->parallel)(work, &job, threads, 0);
+  else
+    work(&job);
+  free(valid);
+  return atomic_load(&job.failed);
+}

@@ -1,0 +1,61 @@
+"""What a kernel template is to a tuner: a space for each problem. Templates are registered by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hcompile.checks import check_int, check_text
+from hcompile.schedules.space import Space
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What decides which schedules of a template are legal.
+
+    Attributes:
+        dtype: dtype of Q, K, V and the output.
+        vector_bits: width of the widest vectors that the code may use.
+        vector_registers: how many of them there are.
+    """
+
+    dtype: str
+    head_dim: int
+    vector_bits: int
+    vector_registers: int
+
+    def __post_init__(self) -> None:
+        check_text("problem dtype", self.dtype, 16)
+        check_int("problem head_dim", self.head_dim, 1, 2**16)
+        check_int("problem vector_bits", self.vector_bits, 64, 2**12)
+        check_int("problem vector_registers", self.vector_registers, 1, 2**10)
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A kernel template.
+
+    Attributes:
+        supports: whether the template has a kernel for a (dtype, head_dim).
+        space: the schedules of a supported problem.
+    """
+
+    name: str
+    supports: Callable[[str, int], bool]
+    space: Callable[[Problem], Space]
+
+
+_TEMPLATES: dict[str, Template] = {}
+
+
+def register_template(template: Template) -> None:
+    if template.name in _TEMPLATES:
+        raise ValueError(f"template {template.name!r} is registered twice")
+    _TEMPLATES[template.name] = template
+
+
+def get_template(name: str) -> Template:
+    """Return a registered template. Raises: KeyError when there is none of this name."""
+    import hcompile.schedules.templates  # noqa: F401  registers the templates of the house
+
+    return _TEMPLATES[name]

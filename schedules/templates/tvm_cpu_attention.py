@@ -1,0 +1,69 @@
+"""The space of the CPU attention kernel: how a query tile is cut into register tiles and key blocks.
+
+The kernel (`hcompile.codegen.tvm_cpu.prim_func`) holds queries in vector lanes. It computes scores in register tiles of
+`mr_s` keys x `nv_s` vectors of queries, and outputs in register tiles of `mr_o` head elements x `nv_o` vectors of queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hcompile.schedules.axis import Axis
+from hcompile.schedules.space import Space
+from hcompile.schedules.template import Problem, Template, register_template
+
+NAME = "tvm_cpu_attention"
+DTYPES = ("bfloat16", "float32")
+LARGEST_HEAD_DIM = 256
+ACCUMULATORS = 30
+"""The most vectors of a register tile: two buffers of 15, since TVM puts a buffer of 1 KiB on the heap."""
+
+_AXES = (
+    Axis("lanes", (8, 16), "float32 lanes of a vector"),
+    Axis("block_q", (32, 48, 64, 96, 128), "queries of a tile"),
+    Axis("block_k", (48, 64, 96, 128, 192), "keys of a block"),
+    Axis("mr_s", (2, 4, 6, 8, 12), "keys of a score register tile"),
+    Axis("nv_s", (1, 2, 3, 4), "vectors of queries of a score register tile"),
+    Axis("mr_o", (4, 8), "head elements of an output register tile"),
+    Axis("nv_o", (1, 2, 3, 4), "vectors of queries of an output register tile"),
+    Axis("stage", (0, 1), "whether K and V blocks are first copied to scratch"),
+)
+
+
+def supports(dtype: str, head_dim: int) -> bool:
+    return dtype in DTYPES and head_dim % 8 == 0 and 8 <= head_dim <= LARGEST_HEAD_DIM
+
+
+def space(problem: Problem) -> Space:
+    """Return the legal schedules of a problem that the template supports."""
+    lanes = problem.vector_bits // 32
+    vectors = problem.vector_registers
+
+    def fits(rows: int, width: int) -> bool:
+        # The accumulators, the vectors of one step, and a broadcast must fit the registers; fewer than 8 accumulators
+        # cannot hide the latency of a multiply-add.
+        return 8 <= rows * width <= min(ACCUMULATORS, vectors - width - 1)
+
+    def legal(v: Mapping[str, int]) -> bool:
+        return (
+            v["lanes"] == lanes
+            and v["block_q"] % (v["nv_s"] * lanes) == 0
+            and v["block_q"] % (v["nv_o"] * lanes) == 0
+            and v["block_k"] % v["mr_s"] == 0
+            and problem.head_dim % v["mr_o"] == 0
+            and fits(v["mr_s"], v["nv_s"])
+            and fits(v["mr_o"], v["nv_o"])
+            # bfloat16 blocks are always staged: that is where they become float32.
+            and (v["stage"] == 1 or problem.dtype == "float32")
+        )
+
+    return Space(NAME, _AXES, legal, tuple(_default(lanes).items()))
+
+
+def _default(lanes: int) -> dict[str, int]:
+    if lanes == 16:
+        return {"lanes": 16, "block_q": 32, "block_k": 96, "mr_s": 12, "nv_s": 2, "mr_o": 8, "nv_o": 2, "stage": 1}
+    return {"lanes": 8, "block_q": 32, "block_k": 96, "mr_s": 6, "nv_s": 2, "mr_o": 4, "nv_o": 2, "stage": 1}
+
+
+register_template(Template(NAME, supports, space))
