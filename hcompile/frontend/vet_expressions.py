@@ -31,7 +31,7 @@ _FLOAT = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{0,40})?(?:e[+-]?[0-9]{1,3})?")
 _ASSUMPTIONS = _words("integer positive negative zero nonzero nonnegative nonpositive real finite even odd")
 
 _POWERS = (ast.Pow, ast.LShift, ast.RShift)
-_ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.BitAnd, ast.BitOr, ast.BitXor)
+_ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.BitAnd, ast.BitOr)
 _COMPARISONS = (ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 _POWER_FUNCTIONS = _words("Pow PowByNatural FloatPow LShift RShift")
 _UNARY_FUNCTIONS = _words("sqrt cos cosh sin sinh tan tanh asin acos atan exp log asinh log2")
@@ -85,6 +85,7 @@ class _Grammar:
 
     functions: frozenset[str] = frozenset()
     constants: frozenset[str] = frozenset()
+    operators: tuple[type[ast.operator], ...] = _ARITHMETIC
 
     def __init__(self, text: str) -> None:
         self.text = text.strip(" ")
@@ -110,7 +111,7 @@ class _Grammar:
                 return inner(operand)[0]
             case ast.BinOp(left=left, op=operator, right=right) if isinstance(operator, _POWERS):
                 return _power(inner(left, right))
-            case ast.BinOp(left=left, op=operator, right=right) if isinstance(operator, _ARITHMETIC):
+            case ast.BinOp(left=left, op=operator, right=right) if isinstance(operator, self.operators):
                 return _joined(inner(left, right))
             case ast.BoolOp(values=values):
                 return _joined(inner(*values))
@@ -162,6 +163,8 @@ class _SizeGrammar(_Grammar):
 class _GuardGrammar(_Grammar):
     functions = _GUARD_FUNCTIONS
     constants = _GUARD_CONSTANTS
+    # In a size, sympy would read ^ as a power.
+    operators = (*_ARITHMETIC, ast.BitXor)
 
     def special(self, node: ast.expr) -> _Part | None:
         match node:
