@@ -13,6 +13,9 @@ from hcompile.plan import own_pattern
 from hcompile.program import SITE_META, Program
 from hcompile.site import Site
 
+MATCH_META = "hcompile_match"
+"""Key of `node.meta` that holds how a raised attention was found."""
+
 # Positions of the operator's arguments that passes read and change.
 Q, K, V, KEY_MASK, HEAD_PARAMS, Q_OFFSET, SCALE, CAUSAL, BINDING = 0, 1, 2, 3, 4, 7, 8, 9, 10
 
@@ -61,6 +64,11 @@ def settle_sites(
     return program.with_graph(graph, tensors, sites=tuple(sites), **changes)
 
 
+def arguments(node: Node) -> tuple[Any, ...]:
+    """Return the arguments of an attention node, to be read at the positions above."""
+    return node.args
+
+
 def free_name(name: str, taken: Mapping[str, Any]) -> str:
     """Return `name`, or `name#2`, `name#3`, ... if a module's attention runs more than once."""
     count, candidate = 1, name
@@ -89,7 +97,7 @@ def strip_wrapper(program: Program, prefix: str) -> Program:
 
 
 def _site_of(node: Node, layer: int, window: int | None) -> Site:
-    args: tuple[Any, ...] = node.args
+    args = arguments(node)
     _, q_heads, _, head_dim = args[Q].meta["val"].shape
     kv_heads = args[K].meta["val"].shape[1]
     return Site(node.meta[SITE_META], layer, q_heads, kv_heads, head_dim, args[SCALE], args[CAUSAL], window)
