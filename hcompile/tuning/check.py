@@ -1,0 +1,144 @@
+"""Whether a kernel computes the right thing: small awkward inputs against the float64 reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from hcompile.operator import Kernel
+from hcompile.patterns import Pattern
+from hcompile.reference import attention_reference
+from hcompile.workload import Workload
+
+CHECK_LENGTHS = (237, 61)
+"""Longer than a few tiles and a multiple of none; and shorter than most tiles."""
+
+_EXP2_ERROR = 4e-7
+"""Relative error that a kernel's own exponential may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Error and tolerance at the element where the error comes closest to its tolerance, or passes it furthest."""
+
+    max_err: float
+    tolerance: float
+
+    @property
+    def right(self) -> bool:
+        return self.max_err <= self.tolerance
+
+
+def check(kernel: Kernel, workload: Workload, seed: int) -> Verdict:
+    """Compare a kernel with the reference on fresh inputs, and return the worst case.
+
+    Every pattern of the workload takes part, under the workload's dtype, head size, grouping and causality. The lengths
+    are ragged, one row is padded on the left and one wholly, and the queries are fewer than the keys in one case. The
+    output's memory is NaN before the call, so that what a kernel does not write shows.
+
+    Raises:
+        RuntimeError: the kernel wrote to its inputs, or its output has a wrong shape or dtype.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    verdicts = []
+    for length in CHECK_LENGTHS:
+        queries = length if length == CHECK_LENGTHS[0] else length // 2
+        for padded in (False, True):
+            verdicts.append(_check_case(kernel, workload, queries, length, padded, generator))
+    return max(verdicts, key=lambda verdict: verdict.max_err / verdict.tolerance)
+
+
+def _check_case(
+    kernel: Kernel, workload: Workload, q_len: int, kv_len: int, padded: bool, generator: torch.Generator
+) -> Verdict:
+    dtype = getattr(torch, workload.dtype)
+    patterns = _few_heads(workload)
+    group = workload.q_heads // workload.kv_heads
+    batch, kv_heads = 3 if padded else 1, len(patterns) // group
+    q = _random((batch, len(patterns), q_len, workload.head_dim), dtype, generator)
+    k = _random((batch, kv_heads, kv_len, workload.head_dim), dtype, generator)
+    v = _random((batch, kv_heads, kv_len, workload.head_dim), dtype, generator)
+    mask = None
+    if padded:
+        mask = torch.ones(batch, kv_len, dtype=torch.bool)
+        mask[1, : kv_len // 3] = False
+        mask[2] = False
+    params = head_params(patterns)
+    scale = workload.head_dim**-0.5
+    kept = [tensor.clone() for tensor in (q, k, v)]
+    with poisoned_memory():
+        out = kernel(q, k, v, mask, params, kv_len - q_len, scale, workload.causal)
+    if out.shape != q.shape or out.dtype != q.dtype:
+        raise RuntimeError(
+            f"the kernel returned {tuple(out.shape)} of {out.dtype}, wanted {tuple(q.shape)} of {q.dtype}"
+        )
+    if not all(torch.equal(before, after) for before, after in zip(kept, (q, k, v), strict=True)):
+        raise RuntimeError("the kernel wrote to its inputs")
+    q, k, v = q.double(), k.double(), v.double()
+    wanted = attention_reference(q, k, v, mask, params, kv_len - q_len, scale, workload.causal)
+    return compare(out, wanted, tolerance_of(q, k, v, wanted, scale, dtype))
+
+
+def tolerance_of(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, wanted: torch.Tensor, scale: float, dtype: torch.dtype
+) -> torch.Tensor:
+    """Return the error each output element may have, from float64 inputs and reference: broadcasts to `wanted`.
+
+    A kernel computes in float32 (unit roundoff u) and rounds its output to `dtype`. A score is a dot product of D
+    terms, wrong by at most (D + 2) u sum|q k|; a weight is relatively wrong by that much and by the exponential's
+    error; numerator and denominator add a rounding per term, which random signs keep at sqrt(keys). The output is a
+    mean of values with such weights, so it is wrong by twice the sum of these times the largest value.
+    """
+    unit = torch.finfo(torch.float32).eps / 2
+    keys, head_dim = k.shape[2], q.shape[3]
+    largest = float(q.abs().sum(-1).max() * k.abs().max() * abs(scale))
+    relative = (head_dim + 2) * unit * largest + _EXP2_ERROR + 2 * keys**0.5 * unit
+    rounding = 0.0 if dtype == torch.float32 else torch.finfo(dtype).eps / 2
+    tolerance: torch.Tensor = wanted.abs() * rounding + 2 * relative * float(v.abs().max())
+    return tolerance
+
+
+def compare(out: torch.Tensor, wanted: torch.Tensor, tolerance: torch.Tensor) -> Verdict:
+    """Return the verdict over all elements; an output that is not finite is infinitely wrong."""
+    error = (out.double() - wanted).abs()
+    error = torch.where(out.isfinite(), error, float("inf"))
+    ratio = (error / tolerance).flatten()
+    worst = int(ratio.argmax())
+    return Verdict(float(error.flatten()[worst]), float(tolerance.expand_as(wanted).flatten()[worst]))
+
+
+@contextmanager
+def poisoned_memory() -> Iterator[None]:
+    """Fill all fresh tensors with NaN (the largest value for integers) while this is in effect."""
+    # use_deterministic_algorithms would do too, but imports Inductor, which takes seconds.
+    mode, settings = torch.get_deterministic_debug_mode(), torch.utils.deterministic
+    fills = settings.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch.set_deterministic_debug_mode("warn")
+    settings.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+        settings.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
+
+
+def head_params(patterns: tuple[Pattern, ...]) -> torch.Tensor:
+    """Return (window, sinks) of each head, int32 `[H, 2]`."""
+    return torch.tensor([pattern.params() for pattern in patterns], dtype=torch.int32)
+
+
+def _few_heads(workload: Workload) -> tuple[Pattern, ...]:
+    """Return each pattern of the workload once, repeated up to whole groups of query heads."""
+    patterns = [pattern for pattern, _ in workload.heads]
+    group = workload.q_heads // workload.kv_heads
+    total = -(-max(len(patterns), 2 * group) // group) * group
+    return tuple(patterns[head % len(patterns)] for head in range(total))
+
+
+def _random(shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    """Return normal values of a logical shape `[B, H, S, D]`, laid out as `[B, S, H, D]`, as models have it."""
+    batch, heads, length, head_dim = shape
+    return torch.randn(batch, length, heads, head_dim, generator=generator).to(dtype).transpose(1, 2)

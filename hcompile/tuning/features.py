@@ -1,0 +1,101 @@
+"""What the cost model sees of a candidate: its schedule, the workload, the machine, and how the three fit together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from hcompile.patterns import Pattern
+from hcompile.schedules import Schedule
+from hcompile.tuning.machine import Machine
+from hcompile.tuning.problem import Floats
+from hcompile.workload import Workload
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def features(
+    workload: Workload, machine: Machine, schedules: Iterable[Schedule], encoded: Iterable[Sequence[float]]
+) -> Floats:
+    """Return one row per schedule `[N, F]`: its encoding by the space, its fit, the workload and the machine."""
+    shared = [*_workload_features(workload), *machine.features()]
+    rows = [
+        [*row, *_fit_features(workload, machine, schedule), *shared]
+        for schedule, row in zip(schedules, encoded, strict=True)
+    ]
+    return np.array(rows, dtype=np.float64)
+
+
+def work(workload: Workload) -> float:
+    """Return what times are divided by to compare workloads: visited pairs of heads and rows, times the head size."""
+    return float(workload.batch * workload.head_dim * max(1, _visited(workload)))
+
+
+def tile_pairs(pattern: Pattern, q_len: int, kv_len: int, causal: bool, block_q: int, block_k: int) -> int:
+    """Count the pairs in the tiles that a kernel visits for one head: whole query tiles, key blocks of the two ranges
+    (sinks, window) that any of their queries sees."""
+    window, sinks = pattern.params()
+    first = np.arange(0, q_len, block_q, dtype=np.int64) + (kv_len - q_len)
+    last = np.minimum(first + block_q, kv_len) - 1
+    end = np.minimum(kv_len, last + (1 if causal else window))
+    low = np.maximum(0, first - window + 1)
+    sink_end = np.minimum(sinks, end)
+    apart = low > sink_end
+    keys = np.where(apart, _blocks(sink_end, block_k) + _blocks(end - low, block_k), _blocks(end, block_k))
+    return int(keys.sum()) * block_q * block_k
+
+
+def _blocks(keys: Floats, block_k: int) -> Floats:
+    return -(-np.maximum(keys, 0) // block_k)
+
+
+def _fit_features(workload: Workload, machine: Machine, schedule: Schedule) -> list[float]:
+    """Relate the tile sizes, where the template has them, to the patterns and the caches."""
+    values = dict(schedule.values)
+    block_q, block_k = values.get("block_q", 1), values.get("block_k", 1)
+    pairs = sum(
+        count * tile_pairs(pattern, workload.q_len, workload.kv_len, workload.causal, block_q, block_k)
+        for pattern, count in workload.heads
+    )
+    # A query tile keeps Q and the output; a key block brings K, V and the scores, all as float32.
+    tile_bytes = 4 * (2 * block_q * workload.head_dim + block_q * block_k + 2 * block_k * workload.head_dim)
+    query_tiles = workload.batch * workload.q_heads * math.ceil(workload.q_len / block_q)
+    return [
+        math.log2(pairs / max(1, _visited(workload))),
+        math.log2(tile_bytes / machine.l1_bytes),
+        math.log2(tile_bytes / machine.l2_bytes),
+        math.log2(query_tiles / machine.threads),
+    ]
+
+
+def _workload_features(workload: Workload) -> list[float]:
+    """Describe the shape, and the histogram of the heads by the share of the work of narrow, wide and dense ones."""
+    shares = {"narrow": 0.0, "wide": 0.0, "dense": 0.0}
+    for pattern, count in workload.heads:
+        pairs = pattern.visited_pairs(workload.q_len, workload.kv_len, causal=workload.causal)
+        window, sinks = pattern.params()
+        kind = "dense" if window >= workload.kv_len else "narrow" if window + sinks <= 256 else "wide"
+        shares[kind] += count * pairs / max(1, _visited(workload))
+    kv_bytes = 2 * workload.kv_heads * workload.kv_len * workload.head_dim * _BYTES[workload.dtype]
+    return [
+        math.log2(workload.batch * workload.q_heads),
+        math.log2(workload.q_heads / workload.kv_heads),
+        math.log2(workload.q_len),
+        math.log2(workload.kv_len),
+        math.log2(workload.head_dim),
+        float(_BYTES[workload.dtype]),
+        float(workload.causal),
+        math.log2(kv_bytes),
+        math.log2(max(1, _visited(workload)) / (workload.q_heads * workload.q_len)),
+        *shares.values(),
+    ]
+
+
+def _visited(workload: Workload) -> int:
+    """Count the pairs that all heads of one batch row visit."""
+    return sum(
+        count * pattern.visited_pairs(workload.q_len, workload.kv_len, causal=workload.causal)
+        for pattern, count in workload.heads
+    )

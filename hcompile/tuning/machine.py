@@ -1,0 +1,49 @@
+"""The facts of this machine that a kernel's time depends on, as features."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from hcompile.checks import check_int, check_object
+
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Threads that a kernel runs on, and the data caches that one of them sees, in bytes."""
+
+    threads: int
+    l1_bytes: int = 32 << 10
+    l2_bytes: int = 1 << 20
+    l3_bytes: int = 16 << 20
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            check_int(f"machine {field.name}", getattr(self, field.name), 1)
+
+    @classmethod
+    def current(cls, threads: int, caches: Path = _CACHES) -> Machine:
+        """Return this machine with `threads` in use; where it does not tell its caches, those of a common one."""
+        found = {}
+        for index in sorted(caches.glob("index*")):
+            level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
+            if kind != "Instruction" and level in "123":
+                found[f"l{level}_bytes"] = int(size[:-1]) * _UNITS[size[-1]]
+        return cls(threads=threads, **found)
+
+    def features(self) -> list[float]:
+        """Return the facts as logarithms."""
+        return [math.log2(getattr(self, field.name)) for field in fields(self)]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Any) -> Machine:
+        """Raises: ValueError that says what is wrong with the form."""
+        return cls(**check_object("machine", value, (field.name for field in fields(cls))))

@@ -1,0 +1,86 @@
+"""Timing of kernels against each other, and how busy other work kept the machine meanwhile."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+BUSY_SHARE = 0.1
+"""Other work on more than this share of the cores makes a timing noisy."""
+
+_STAT = Path("/proc/stat")
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """How often each call is timed.
+
+    Attributes:
+        least, most: timed calls of each candidate, at least and at most.
+        enough_s: no further round once each candidate has run for this long.
+        limit_us: a call whose warm-up takes longer than this is timed by that call alone.
+    """
+
+    least: int = 5
+    most: int = 50
+    enough_s: float = 0.15
+    limit_us: float = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Times of each call in microseconds, and whether other work disturbed them."""
+
+    times_us: tuple[tuple[float, ...], ...]
+    noisy: bool
+
+
+def time_calls(calls: Sequence[Callable[[], object]], rounds: Rounds) -> Timing:
+    """Time calls in turn (A, B, A, B, ...), so that drifts of the machine meet all of them alike.
+
+    Each is called twice before, to fault in memory and to warm caches and thread pools.
+    """
+    clock = _BusyClock()
+    first = []
+    for call in calls:
+        call()
+        first.append(_once_us(call))
+    if len(calls) == 1 and first[0] > rounds.limit_us:
+        return Timing(((first[0],),), clock.noisy())
+    times: list[list[float]] = [[] for _ in calls]
+    spent_us = 0.0
+    while len(times[0]) < rounds.least or (len(times[0]) < rounds.most and spent_us < rounds.enough_s * 1e6):
+        for call, own in zip(calls, times, strict=True):
+            own.append(_once_us(call))
+        spent_us += max(own[-1] for own in times)
+    return Timing(tuple(map(tuple, times)), clock.noisy())
+
+
+def _once_us(call: Callable[[], object]) -> float:
+    start = time.perf_counter_ns()
+    call()
+    return (time.perf_counter_ns() - start) / 1000
+
+
+class _BusyClock:
+    """Tells since its creation how much of the machine other processes used."""
+
+    def __init__(self) -> None:
+        self._start = self._now()
+
+    def noisy(self) -> bool:
+        wall, all_busy, own = (now - start for now, start in zip(self._now(), self._start, strict=True))
+        # The kernel counts in ticks of 10 ms: shorter intervals say nothing.
+        return wall > 0.1 and all_busy - own > BUSY_SHARE * wall * (os.cpu_count() or 1)
+
+    def _now(self) -> tuple[float, float, float]:
+        """Return wall time, busy time of all cores (0 where the system does not tell), own busy time, in seconds."""
+        own = sum(os.times()[:2])
+        if not _STAT.exists():
+            return time.monotonic(), 0.0, own
+        user, nice, system, _, _, irq, softirq, steal = map(int, _STAT.read_text().split(None, 9)[1:9])
+        ticks = os.sysconf("SC_CLK_TCK")
+        return time.monotonic(), (user + nice + system + irq + softirq + steal) / ticks, own

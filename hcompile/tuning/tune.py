@@ -1,0 +1,178 @@
+"""Tuning as the pipeline sees it: the best schedule of a workload, and the time of a schedule on any workload.
+
+Both ask the tuning database first, and measure only what it lacks; whatever is measured goes there at once.
+"""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from hcompile.codegen import get_backend
+from hcompile.errors import KernelError
+from hcompile.patterns import Dense, Local
+from hcompile.schedules import Schedule
+from hcompile.site import Site
+from hcompile.tuning.features import features, work
+from hcompile.tuning.latency import Timer, node_workload
+from hcompile.tuning.machine import Machine
+from hcompile.tuning.measure import MeasureLimits, Measurer
+from hcompile.tuning.measurement import Measurement, Progress
+from hcompile.tuning.problem import Floats, Problem
+from hcompile.tuning.recording import RecordingRunner, known_measurements, record_of
+from hcompile.tuning.search import SearchOptions, search
+from hcompile.tuning_db.key import RecordKey
+from hcompile.tuning_db.record import Record, Status
+from hcompile.tuning_db.result import ResultKey
+from hcompile.tuning_db.rows import Filters
+from hcompile.tuning_db.store import TuningDB
+from hcompile.values import sha256_json
+from hcompile.workload import Workload
+
+PRIOR_RECORDS = 1000
+"""The most records of other workloads that a cost model learns from."""
+
+
+@dataclass(frozen=True, slots=True)
+class TuneOptions:
+    """How tuning is done: how far each search goes, and what a candidate may use."""
+
+    search: SearchOptions = field(default_factory=SearchOptions)
+    limits: MeasureLimits = field(default_factory=MeasureLimits)
+
+
+class Tuner:
+    """Tunes for one backend on this machine. A context manager that owns the measuring processes."""
+
+    def __init__(
+        self, backend: str, db: TuningDB, options: TuneOptions | None = None, progress: Progress | None = None
+    ) -> None:
+        self._backend = get_backend(backend)
+        self._db = db
+        self._options = options or TuneOptions()
+        self._progress = progress
+        threads = self._backend.device().threads
+        self._measurer = Measurer(backend, threads, self._options.limits)
+        self._machine = Machine.current(threads)
+        self._run_id = uuid.uuid4().hex
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._measurer.close()
+
+    @property
+    def measured(self) -> int:
+        """Candidates measured so far; stays 0 where the database has everything."""
+        return self._measurer.measured
+
+    def tune(self, workload: Workload) -> Record:
+        """Return the best schedule of a workload; search for it where no search of it has been finished.
+
+        A search that was interrupted goes on: what it measured counts as its first trials.
+
+        Raises:
+            KernelError: every candidate failed.
+        """
+        key = self._backend.record_key(workload)
+        finished = self._finish_key(key)
+        if self._db.get_result(finished) is None:
+            options = self._options.search
+            runner = RecordingRunner(self._db, self._measurer, key, self._run_id)
+            known = known_measurements(self._db, key)
+            result = search(self._problem(workload, key), runner, options, known, self._progress)
+            self._db.put_result(finished, {"stop": str(result.stop), "trials": len(result.history)})
+        best = self._db.best(key)
+        if best is None:
+            failures = [record.message for record in self._db.records(key, limit=1)]
+            reason = failures[0] if failures else "other processes are measuring all of them"
+            raise KernelError(f"no schedule of {workload.label()} is valid ({reason}): see hcompile db list")
+        return best
+
+    def choose(self, workload: Workload, schedules: Sequence[Schedule]) -> Record:
+        """Return the record of the fastest of a few schedules on a workload, measured now where the database lacks it.
+
+        Raises:
+            KernelError: none of them is valid.
+        """
+        key = self._backend.record_key(workload)
+        known = {record.schedule: record for record in self._db.records(key)}
+        missing = [schedule for schedule in schedules if schedule.text not in known]
+        self._measurer.build(workload, missing)
+        for schedule in missing:
+            record = record_of(self._measurer.measure(workload, schedule), key, self._run_id)
+            self._db.add(record)
+            known[schedule.text] = record
+        records = [known[schedule.text] for schedule in schedules]
+        right = [record for record in records if record.status is Status.OK]
+        if not right:
+            raise KernelError(
+                f"no schedule for {workload.label()} is valid ({records[0].message}): see hcompile db list"
+            )
+        return min(right, key=_median_us)
+
+    def timer(self, schedule: Schedule) -> Timer:
+        """Return what a `LatencyTable` asks: the time of any workload under this schedule."""
+        return lambda workload: _median_us(self.choose(workload, [schedule]))
+
+    def _problem(self, workload: Workload, key: RecordKey) -> Problem:
+        space = self._backend.space(workload)
+        points = tuple(space.enumerate())
+        prior_features, prior_costs = self._prior(key)
+        return Problem(
+            points=points,
+            features=features(workload, self._machine, points, map(space.encode, points)),
+            work=work(workload),
+            default=points.index(space.default()),
+            prior_features=prior_features,
+            prior_costs=prior_costs,
+        )
+
+    def _prior(self, key: RecordKey) -> tuple[Floats, Floats]:
+        """Return features and costs of what other workloads of this template measured on this machine."""
+        filters = Filters(backend=key.backend, template=key.template, status=Status.OK)
+        rows, costs = [], []
+        for record in self._db.records(filters, limit=PRIOR_RECORDS):
+            if (
+                record.key == replace(key, workload=record.key.workload)
+                and record.key.workload != key.workload
+            ):
+                other, measurement = record.key.workload, Measurement.of_record(record)
+                encoded = [self._backend.space(other).encode(measurement.schedule)]
+                rows.append(features(other, self._machine, [measurement.schedule], encoded))
+                costs.append(math.log(measurement.median_us / work(other)))
+        return np.concatenate(rows) if rows else np.empty((0, 0)), np.array(costs)
+
+    def _finish_key(self, key: RecordKey) -> ResultKey:
+        """Return what a finished search is kept under: the same key, and the same options."""
+        options = asdict(self._options.search)
+        return ResultKey.of(
+            "tuning.search",
+            weights_sha256=sha256_json(None),
+            data_sha256=key.digest,
+            code_sha256=key.source_sha256,
+            extra=options,
+        )
+
+
+def representatives(site: Site, length: int, *, dtype: str, batch: int = 1) -> tuple[Workload, ...]:
+    """Return the few workloads whose tuning serves every node of a site's shape: dense, local, and mostly local."""
+    dense, local = Dense(), Local(256, 64)
+    few = max(1, site.q_heads // 4)
+    mixes = [(dense,) * site.q_heads, (local,) * site.q_heads]
+    if site.q_heads > 1:
+        mixes.append((dense,) * few + (local,) * (site.q_heads - few))
+    return tuple(node_workload(heads, site, length, dtype=dtype, batch=batch) for heads in mixes)
+
+
+def _median_us(record: Record) -> float:
+    return record.median_us if record.median_us is not None else math.inf
