@@ -20,6 +20,7 @@ BROKEN_ZIP = (
 """What `zipfile` raises on a file that is no zip file, or a damaged one."""
 
 _WITH_FACTORY = "pass --model package.module:factory with it"
+STATE_DICT = f"holds a state dict and no graph: {_WITH_FACTORY}"
 _EXPORT = (
     "write the model with torch.export.save, or save its state_dict() and pass --model package.module:factory"
 )
@@ -88,7 +89,7 @@ def _describe_zip(path: Path) -> str:
             pickle = b"" if info.file_size > _MOST_PICKLE_BYTES else file.read(info)
             if foreign := _foreign_class(pickle):
                 return f"is a pickle of {foreign}, which can run code and is not read: {_EXPORT}"
-            return f"holds a state dict and no graph: {_WITH_FACTORY}"
+            return STATE_DICT
     return f"is a zip file and no export archive: {_EXPORT}"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import pickle
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 
 from hcompile.errors import UsageError
-from hcompile.frontend.file_kind import is_safetensors
+from hcompile.frontend.file_kind import STATE_DICT, describe, is_safetensors
 from hcompile.frontend.messages import kind_of, listed, one_line
 
 _FORM = "give --model package.module:function, a function without arguments that returns the model"
@@ -95,29 +94,11 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise UsageError(f"{path} is not a file: give a state dict (.pt, .pth) or safetensors as the weights")
     try:
-        if is_safetensors(path):
-            from safetensors import SafetensorError
-            from safetensors.torch import load_file
-
-            try:
-                return load_file(path)
-            except SafetensorError as error:
-                raise UsageError(
-                    f"{path} is a damaged safetensors file ({error}): copy or save it again"
-                ) from error
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+        stored = _load_safetensors(path) if is_safetensors(path) else _load_state_dict(path)
+    except OSError as error:
         raise UsageError(
-            f"{path} is not a plain state dict ({one_line(error)}): save it with torch.save(model.state_dict(), path)"
+            f"{path} cannot be read ({error.strerror or error}): check the file and its rights"
         ) from error
-    except (RuntimeError, ValueError, EOFError, KeyError, OSError, AttributeError, TypeError) as error:
-        raise UsageError(
-            f"{path} cannot be read as weights ({one_line(error)}): save the state dict again"
-        ) from error
-    return _state_dict(stored, path)
-
-
-def _state_dict(stored: Any, path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(stored, Mapping):
         raise UsageError(f"{path} holds {kind_of(stored)}, not a state dict: save model.state_dict()")
     if others := [str(name) for name, value in stored.items() if not isinstance(value, torch.Tensor)]:
@@ -125,6 +106,26 @@ def _state_dict(stored: Any, path: Path) -> dict[str, torch.Tensor]:
             f"{path} holds more than tensors by name ({listed(others)}): save the state dict among them alone"
         )
     return dict(stored)
+
+
+def _load_safetensors(path: Path) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UsageError(f"{path} is a damaged safetensors file ({error}): copy or save it again") from error
+
+
+def _load_state_dict(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a hostile pickle makes the unpickler raise anything
+        kind = describe(path)
+        if kind == STATE_DICT:
+            kind = f"is a damaged state dict ({one_line(error)}): copy or save it again"
+        raise UsageError(f"{path} {kind}") from error
 
 
 def _resolve(spec: str) -> Callable[[], Any]:

@@ -19,6 +19,9 @@ from hcompile.frontend.archive import load_archive
 class Mixed(nn.Module):
     """Tied weights, buffers of several kinds, a constant, nested inputs and outputs, sizes that are computed."""
 
+    window: torch.Tensor
+    empty: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Linear(4, 4)
@@ -84,11 +87,14 @@ def test_length_limit_of_the_export_is_still_enforced(tmp_path: Path) -> None:
 def test_archive_of_todays_torch_has_every_text_field_covered_by_a_rule(tmp_path: Path) -> None:
     class Branches(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            count = (x > 0).sum().item()
+            count: Any = (x > 0).sum().item()
             torch._check(count >= 0)
             torch._check(count <= x.shape[0] * x.shape[1], lambda: "it's too\nmany")
             wide = torch.cond(x.sum() > 0, lambda t: t.sin(), lambda t: t.cos(), (x,))
-            return torch.einsum("bi,bj->bij", wide, x).div(2.0, rounding_mode="floor").sum() + torch.zeros(count).sum()
+            return (
+                torch.einsum("bi,bj->bij", wide, x).div(2.0, rounding_mode="floor").sum()
+                + torch.zeros(count).sum()
+            )
 
     program = torch.export.export(Branches(), (torch.randn(3, 4),), dynamic_shapes=({0: Dim.AUTO},))
     torch.export.save(program, tmp_path / "model.pt2")
@@ -117,7 +123,8 @@ def test_llama_with_dynamic_batch_and_length_loads_unflagged_without_transformer
     module = load_archive(path).exported_program.module()
     with torch.no_grad():
         assert torch.equal(
-            module(input_ids=ids, attention_mask=mask)["logits"], model(input_ids=ids, attention_mask=mask).logits
+            module(input_ids=ids, attention_mask=mask)["logits"],
+            model(input_ids=ids, attention_mask=mask).logits,
         )
     code = (
         "import sys; from hcompile.frontend.archive import load_archive; load_archive(sys.argv[1]); "

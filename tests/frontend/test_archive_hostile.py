@@ -187,7 +187,7 @@ def tree(kind: str, context: Callable[[str], Any]) -> Callable[[Members, Path], 
     def attack(members: Members, marker: Path) -> Members:
         def edit(graph: Any) -> None:
             signature = graph["graph_module"]["module_call_graph"][0]["signature"]
-            leaf = {"type": None, "context": None, "children_spec": []}
+            leaf: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
             signature["out_spec"] = json.dumps(
                 [1, {"type": kind, "context": context(module_name(marker)), "children_spec": [leaf]}]
             )
