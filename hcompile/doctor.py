@@ -8,13 +8,14 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from hcompile.codegen import get_backend
 from hcompile.errors import HCompileError
 
 STATES = ("ok", "warn", "fail")
@@ -60,21 +61,22 @@ class DoctorReport:
 
 def examine(database: str | None = None) -> DoctorReport:
     """Look at this process, this machine, and the tuning database (the default one, or the one at `database`)."""
-    checks: tuple[Callable[[], Check], ...] = (
-        _python,
-        lambda: _pinned("torch", "torch"),
-        lambda: _pinned("apache-tvm-ffi", None),
-        lambda: _pinned("apache-tvm", "tvm"),
-        lambda: _pinned("xgboost-cpu", "xgboost"),
-        _compiler,
-        _processor,
-        _threads,
-        _cache,
-        lambda: _database(database),
-        lambda: _optional("transformers", "models given as transformers folders need it"),
-        lambda: _optional("matplotlib", "hcompile inspect --plot needs it", extra="plot"),
+    libraries = (
+        _pinned("torch", "torch"),
+        _pinned("apache-tvm-ffi", None),
+        _pinned("apache-tvm", "tvm"),
+        _pinned("xgboost-cpu", "xgboost"),
     )
-    return DoctorReport(tuple(check() for check in checks))
+    checks = [_python(), *libraries, _compiler()]
+    if all(check.state == "ok" for check in libraries):
+        checks += [_processor(), _threads(), _kernel()]
+    checks += [
+        _cache(),
+        _database(database),
+        _optional("transformers", "models given as transformers folders need it"),
+        _optional("matplotlib", "hcompile inspect --plot needs it", extra="plot"),
+    ]
+    return DoctorReport(tuple(checks))
 
 
 def _python() -> Check:
@@ -123,32 +125,29 @@ def _compiler() -> Check:
 
 
 def _processor() -> Check:
-    import torch
-
-    capability = torch.backends.cpu.get_cpu_capability()
-    found = f"{_model_name()}, {capability}"
-    if capability in ("DEFAULT", "NO AVX"):
-        advice = "expect no speedup: kernels are written for 256-bit vectors and wider"
-        return Check("processor", "warn", found, advice)
+    device = get_backend("tvm_cpu").device()
+    found = f"{device.model}, {device.isa}, {device.cores} cores"
+    if device.isa not in ("avx2", "avx512"):
+        return Check(
+            "processor", "warn", found, "expect little: kernels are written for vectors of 256 bits and wider"
+        )
     return Check("processor", "ok", found)
 
 
-def _model_name() -> str:
-    listing = Path("/proc/cpuinfo")
-    if listing.exists():
-        for line in listing.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def _threads() -> Check:
-    import torch
+    """Kernels run on the threads that torch already has."""
+    from hcompile.codegen.tvm_cpu.bind import openmp_parallel
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = torch.get_num_threads()
-    found = f"{threads} threads on {cores} usable cores"
-    if threads > cores:
+    device = get_backend("tvm_cpu").device()
+    found = f"{device.threads} of torch's OpenMP pool"
+    if not openmp_parallel():
+        return Check(
+            "threads",
+            "warn",
+            "torch's OpenMP pool is not found",
+            "kernels run on one thread: use torch's own builds",
+        )
+    if device.threads > device.cores:
         return Check(
             "threads",
             "warn",
@@ -156,6 +155,19 @@ def _threads() -> Check:
             "set OMP_NUM_THREADS to the number of cores: threads wait for each other",
         )
     return Check("threads", "ok", found)
+
+
+def _kernel() -> Check:
+    """Generate, compile and load one kernel."""
+    backend = get_backend("tvm_cpu")
+    try:
+        schedule = backend.safe_schedule("float32", 64)
+        with TemporaryDirectory() as folder:
+            backend.load(backend.build(schedule, "float32", 64, Path(folder)))
+    except HCompileError as error:
+        what, _, advice = str(error).rpartition(": ")
+        return Check("kernel", "fail", what, advice)
+    return Check("kernel", "ok", f"built and loaded ({schedule.template})")
 
 
 def _cache() -> Check:
@@ -186,7 +198,7 @@ def _database(where: str | None) -> Check:
         with open_db(where) as store:
             return Check("tuning database", "ok", f"{store.name}, {store.count()} records")
     except HCompileError as error:
-        what, _, advice = str(error).partition(": ")
+        what, _, advice = str(error).rpartition(": ")
         return Check("tuning database", "fail", what, advice)
 
 
