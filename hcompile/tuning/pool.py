@@ -125,8 +125,7 @@ class WorkerPool:
         if request is not None:
             replies[request] = reply
         elif reply.failure is not None:
-            raise EnvironmentFault(
-                f"a measuring process does not start ({reply.message}): run hcompile doctor"
-            )
+            reason = reply.message.splitlines()[-1]
+            raise EnvironmentFault(f"a measuring process does not start ({reason}): run hcompile doctor")
         else:
             self._worker(number).ready = True
