@@ -52,7 +52,9 @@ class Duration(click.ParamType[float]):
 as_json: Option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 database: Option = click.option("--db", metavar="URL", help="Path or URL of another tuning database.")
 dtype: Option = click.option(
-    "--dtype", type=click.Choice(("float32", "bfloat16")), help="Run the model in this dtype, not the saved one."
+    "--dtype",
+    type=click.Choice(("float32", "bfloat16")),
+    help="Run the model in this dtype, not the saved one.",
 )
 factory: Option = click.option(
     "--model", "factory", metavar="MODULE:FUNCTION", help="Makes the module whose weights MODEL holds."
