@@ -2,8 +2,8 @@
 
 torch's own loader unpickles sample inputs, evaluates sizes and executes guards; it says itself that it is not for
 files from elsewhere. Here the zip file is read by `vet`, its JSON is checked by `vet_graph`, sample inputs go through
-`torch.load(weights_only=True)`, weights are made from their raw bytes, and only then torch rebuilds the graph from what
-was checked: it never sees the file.
+`torch.load(weights_only=True)`, weights are made from their raw bytes, and only then torch rebuilds the graph from
+what was checked: it never sees the file.
 """
 
 from __future__ import annotations
@@ -54,16 +54,8 @@ def load_archive(path: Path | str, *, trust: bool = False) -> LoadedArchive:
             it could run code and `trust` is not given.
     """
     path = Path(path)
-    if path.is_dir():
-        known = (path / "config.json").is_file()
-        raise UsageError(
-            f"{path} is a folder{' of a transformers model: pass it as the model itself' if known else ''}"
-            f"{'' if known else ': give an archive written by torch.export.save, or a transformers model folder'}"
-        )
-    if not path.is_file():
-        raise UsageError(f"{path} does not exist: give an archive written by torch.export.save")
     try:
-        if not vet.is_export_archive(vet.member_names(path)):
+        if not path.is_file() or not vet.is_export_archive(vet.member_names(path)):
             raise UsageError(f"{path} {describe(path)}")
         return _load_trusted(path) if trust else _load_vetted(path)
     except Refused as refused:
@@ -121,15 +113,15 @@ def _raw_bytes(archive: Archive, member: str) -> torch.Tensor:
 
 
 def _tensor(raw: torch.Tensor, payload: schema.PayloadMeta) -> torch.Tensor:
-    from torch._export.serde.serialize import deserialize_device, deserialize_scalar_type
+    from torch._export.serde.serialize import deserialize_scalar_type
 
     meta = payload.tensor_meta
-    if meta is None or meta.layout != schema.Layout.Strided:
-        raise ValueError("it is no dense tensor")
+    if meta is None or meta.layout != schema.Layout.Strided or meta.device.type != "cpu":
+        raise ValueError("it is no dense tensor on the CPU")
     sizes, strides = [size.as_int for size in meta.sizes], [stride.as_int for stride in meta.strides]
     flat = raw.view(deserialize_scalar_type(meta.dtype))
     # as_strided checks that sizes, strides and offset stay inside the member's bytes.
-    tensor = flat.as_strided(sizes, strides, meta.storage_offset.as_int).to(deserialize_device(meta.device))
+    tensor = flat.as_strided(sizes, strides, meta.storage_offset.as_int)
     if payload.is_param:
         return torch.nn.Parameter(tensor, requires_grad=meta.requires_grad)
     return tensor.requires_grad_(meta.requires_grad)

@@ -56,7 +56,13 @@ def is_safetensors(path: Path) -> bool:
 
 
 def describe(path: Path) -> str:
-    """Return what the file is and what to do with it, to follow its name in a message: "is ...: ..."."""
+    """Return what the path is and what to do with it, to follow the path in a message: "is ...: ..."."""
+    if (path / "config.json").is_file():
+        return "is a folder of a transformers model: pass it as the model itself"
+    if path.is_dir():
+        return "is a folder: give an archive written by torch.export.save, or a transformers model folder"
+    if not path.exists():
+        return "does not exist: give an archive written by torch.export.save"
     if path.stat().st_size == 0:
         return "is empty: write the model with torch.export.save"
     if is_safetensors(path):

@@ -12,23 +12,18 @@ from torch.utils import _pytree as pytree
 
 from hcompile.frontend.vet import AGAIN, TRUST
 
-_OPERATOR = re.compile(
-    r"torch\.ops\.(aten|prims|hcompile)\.([A-Za-z_]\w{0,200})\.([A-Za-z_]\w{0,200})", re.ASCII
-)
+_OPERATOR = re.compile(r"torch\.ops\.(aten|prims|hcompile)\.([A-Za-z_]\w*)\.([A-Za-z_]\w*)", re.ASCII)
 _SIZE_OPERATORS = frozenset(
-    [
-        *(
-            f"_operator.{name}"
-            for name in ("eq", "ne", "le", "ge", "lt", "gt", "neg", "pos", "mul", "add", "sub")
-        ),
-        *(
-            f"_operator.{name}"
-            for name in ("floordiv", "truediv", "mod", "pow", "and_", "or_", "lshift", "rshift")
-        ),
-        *(f"torch.sym_{name}" for name in ("not", "int", "float", "ite", "max", "min", "sum")),
-        *("torch._sym_sqrt", "math.ceil", "math.floor", "math.trunc"),
+    [f"torch.sym_{name}" for name in ("not", "int", "float", "ite", "max", "min", "sum")]
+    + ["torch._sym_sqrt", "math.ceil", "math.floor", "math.trunc"]
+    + [
+        f"_operator.{name}"
+        for name in (
+            "add", "sub", "mul", "floordiv", "truediv", "mod", "pow", "neg", "pos", "lshift", "rshift",
+            "eq", "ne", "le", "ge", "lt", "gt", "and_", "or_",
+        )
     ]
-)
+)  # fmt: skip
 # Operators on subgraphs of torch's own. The rest of this namespace calls back into Python, compiled code or objects.
 _HIGHER_ORDER = frozenset(
     f"torch.ops.higher_order.{name}"
@@ -39,6 +34,7 @@ _HIGHER_ORDER = frozenset(
 )  # fmt: skip
 # Opens files, or skips the bounds checks that keep an index inside its tensor.
 _REFUSED = re.compile(r"from_file|_unsafe_(?!view$)\w*|\w+_unsafe|set|_nested_view_from_buffer\w*")
+_SPEC_FIELDS = {"type", "context", "children_spec"}
 _MOST_NESTING = 60
 
 _MALFORMED = "it does not say how inputs or outputs nest"
@@ -117,17 +113,13 @@ def _spec(text: str) -> Any:
 
 
 def _check_spec(spec: Any, check_key: Callable[[str, int], None], nesting: int) -> None:
-    if (
-        not isinstance(spec, dict)
-        or set(spec) != {"type", "context", "children_spec"}
-        or nesting > _MOST_NESTING
-    ):
+    if not isinstance(spec, dict) or set(spec) != _SPEC_FIELDS or nesting > _MOST_NESTING:
         raise UnsafeName(_MALFORMED, AGAIN)
     kind, context, children = spec["type"], spec["context"], spec["children_spec"]
-    if not isinstance(children, list):
-        raise UnsafeName(_MALFORMED, AGAIN)
-    if kind is None and context is None and not children:
+    if kind is None and context is None and children == []:
         return
+    if not isinstance(kind, str) or not isinstance(children, list):
+        raise UnsafeName(_MALFORMED, AGAIN)
     python_type = pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE.get(kind)
     definition = None if python_type is None else pytree.SUPPORTED_SERIALIZED_TYPES.get(python_type)
     if definition is None:
