@@ -23,7 +23,7 @@ def dense_candidates(program: Program) -> dict[str, Call]:
     Args:
         program: a raised program, its linears as the hybrid's.
     """
-    dense = lower_dense(drop_key_mask(program))
+    dense = lower_dense(program)
     return {
         "eager": _without_gradients(dense.graph),
         "compiled dynamic": CompiledGraph(dense),

@@ -48,7 +48,8 @@ class CompiledGraph:
         if changed:
             tensors = [changed.get(name, tensor) for name, tensor in zip(self._names, tensors, strict=True)]
         with torch.no_grad():
-            return tuple(compiled(*tensors, *flat_inputs))
+            # The compiled code reads its inputs as contiguous, which is how they were traced.
+            return tuple(compiled(*tensors, *(value.contiguous() for value in flat_inputs)))
 
     def _compile(self) -> Callable[..., Any]:
         with self._lock:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from hcompile.passes.linear import use_library
-from hcompile.passes.lower import drop_key_mask, lower_dense
+from hcompile.passes.lower import lower_dense
 from hcompile.passes.sites import KEY_MASK
 from hcompile.patterns import UNBOUNDED
 from hcompile.plan import Plan
@@ -59,8 +59,8 @@ class Lowered:
         program = use_library(program, linear_library)
         return cls(
             hybrid=CompiledGraph(bind_program(program, tables, backend)),
-            dense=CompiledGraph(lower_dense(drop_key_mask(program))),
-            padded=CompiledGraph(lower_dense(program)),
+            dense=CompiledGraph(lower_dense(program)),
+            padded=CompiledGraph(lower_dense(program, padded=True)),
             original=None if original is None else CompiledGraph(use_library(original, linear_library)),
         )
 

@@ -1,0 +1,42 @@
+"""Measuring from which length on the hybrid graph wins: both graphs interleaved, at rising lengths."""
+
+from __future__ import annotations
+
+from functools import partial
+from statistics import median
+
+import torch
+
+from hcompile.program import Program
+from hcompile.progress import Progress
+from hcompile.runtime.crossover import Crossover, Timing
+from hcompile.runtime.inputs import longest, made_up_inputs
+from hcompile.runtime.module import Lowered
+from hcompile.tuning.timing import Rounds, time_calls
+
+LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192)
+_ROUNDS = Rounds(least=5, most=40, enough_s=0.6)
+
+
+def measure_crossover(
+    program: Program, lowered: Lowered, axis: tuple[int, int] | None, progress: Progress, seed: int = 0
+) -> Crossover:
+    """Time the dense and the hybrid graph at each of `LENGTHS` that the program allows (batch 1, no padding).
+
+    Stops rising once the hybrid graph takes less than two thirds of the dense one's time twice in a row: from there on
+    it only gets better.
+    """
+    limit = longest(program, axis)
+    lengths = [length for length in LENGTHS if limit is None or length <= limit] if axis else [1]
+    generator = torch.Generator().manual_seed(seed)
+    timings: list[Timing] = []
+    for done, length in enumerate(lengths):
+        progress("crossover", done, len(lengths))
+        inputs = made_up_inputs(program, axis, 1, length, generator)
+        calls = [partial(graph, *inputs) for graph in (lowered.dense, lowered.hybrid)]
+        dense, hybrid = (median(times) for times in time_calls(calls, _ROUNDS).times_us)
+        timings.append(Timing(length, dense, hybrid))
+        if all(timing.hybrid_us < timing.dense_us * 2 / 3 for timing in timings[-2:]) and len(timings) > 1:
+            break
+    progress("crossover", len(lengths), len(lengths))
+    return Crossover.of(timings)

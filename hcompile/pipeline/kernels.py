@@ -1,0 +1,107 @@
+"""The pipeline's view of kernels: a few tuned schedules, head times from them, and a table for every node of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from hcompile.codegen import get_backend
+from hcompile.patterns import Pattern
+from hcompile.pipeline.report import NodeTime
+from hcompile.plan import Plan
+from hcompile.program import Program
+from hcompile.progress import Progress
+from hcompile.runtime.dispatch import ScheduleTable, compute_dtype
+from hcompile.schedules.schedule import Schedule
+from hcompile.site import Site
+from hcompile.tuning.latency import LatencyTable, node_workload
+from hcompile.tuning.tune import Tuner, representatives
+from hcompile.workload import Workload, bucket
+
+
+class PlanKernels:
+    """Tuned schedules for the sites of one program at a few lengths.
+
+    Sites of one shape share everything: what is tuned are the representative workloads of a shape, and each node then
+    takes the best of their schedules for its own mix of heads.
+    """
+
+    def __init__(self, program: Program, lengths: Sequence[int], backend: str, tuner: Tuner) -> None:
+        self._dtype = compute_dtype(program)
+        supported = get_backend(backend)
+        self.sites = tuple(site for site in program.sites if supported.supports(self._dtype, site.head_dim))
+        self._lengths = tuple(sorted({bucket(length) for length in lengths}))
+        self._tuner = tuner
+        self._schedules: dict[tuple[Workload, ...], tuple[Schedule, ...]] = {}
+        self._latency: dict[tuple[Workload, ...], LatencyTable] = {}
+
+    def tune(self, progress: Progress) -> None:
+        """Search schedules for every shape of site, at the shortest and the longest length.
+
+        Raises:
+            KernelError: every candidate of a workload failed.
+        """
+        shapes = list(dict.fromkeys(self._shape(site) for site in self.sites))
+        total = sum(len(shape) for shape in shapes)
+        done = 0
+        for shape in shapes:
+            best = []
+            for workload in shape:
+                progress("tune", done, total)
+                best.append(_schedule(self._tuner.tune(workload)))
+                done += 1
+            self._schedules[shape] = tuple(dict.fromkeys(best))
+            self._latency[shape] = LatencyTable(self._timer(shape), dtype=self._dtype)
+        progress("tune", total, total)
+
+    def head_us(self, site: Site, pattern: Pattern, length: int) -> float:
+        """Return the time that one head of `pattern` adds to a node of `site`, in microseconds."""
+        return self._latency[self._shape(site)].head_us(pattern, site, length)
+
+    def tables(self, plan: Plan) -> dict[str, ScheduleTable]:
+        """Return the schedules of every node of a plan by length, each the fastest for the node's mix of heads."""
+        tables = {}
+        for site in self.sites:
+            entries = []
+            for length in self._lengths:
+                workload = node_workload(plan[site.name], site, length, dtype=self._dtype)
+                record = self._tuner.choose(workload, self._schedules[self._shape(site)])
+                entries.append((length, _schedule(record)))
+            tables[site.name] = ScheduleTable(tuple(entries))
+        return tables
+
+    def any_table(self) -> dict[str, ScheduleTable]:
+        """Return one tuned schedule for every node, good enough to measure the quality of any plan."""
+        return {site.name: ScheduleTable.single(self._schedules[self._shape(site)][-1]) for site in self.sites}
+
+    def node_times(self, plan: Plan, length: int) -> tuple[NodeTime, ...]:
+        """Return the predicted and the measured time of every node at `length` tokens (rounded up to a bucket)."""
+        length = bucket(length)
+        times = []
+        for site in self.sites:
+            shape = self._shape(site)
+            workload = node_workload(plan[site.name], site, length, dtype=self._dtype)
+            measured = self._tuner.choose(workload, self._schedules[shape]).median_us
+            predicted = self._latency[shape].predict_node_us(plan[site.name], site, length)
+            times.append(NodeTime(site.name, length, predicted, measured or predicted))
+        return tuple(times)
+
+    def _shape(self, site: Site) -> tuple[Workload, ...]:
+        lengths = dict.fromkeys((self._lengths[0], self._lengths[-1]))
+        return tuple(
+            workload for length in lengths for workload in representatives(site, length, dtype=self._dtype)
+        )
+
+    def _timer(self, shape: tuple[Workload, ...]):  # type: ignore[no-untyped-def]
+        def time_us(workload: Workload) -> float:
+            median = self._tuner.choose(workload, self._schedules[shape]).median_us
+            return float("inf") if median is None else median
+
+        return time_us
+
+
+def total_us(times: Sequence[NodeTime]) -> Mapping[str, float]:
+    """Return the sums over nodes: predicted and measured."""
+    return {
+        "predicted_us": sum(time.predicted_us for time in times),
+        "measured_us": sum(time.measured_us for time in times),
+    }

@@ -1,0 +1,77 @@
+"""What an optimization did, measured: frozen, with one JSON form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hcompile.guard import Guard
+from hcompile.plan import Plan
+from hcompile.program import LeftDense
+from hcompile.site import Site
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTime:
+    """One attention node at one length: the time that plans were compared by, and the measured one."""
+
+    site: str
+    length: int
+    predicted_us: float
+    measured_us: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {"site": self.site, "length": self.length, "predicted_us": self.predicted_us, "measured_us": self.measured_us}
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizeReport:
+    """See the module's docstring.
+
+    Attributes:
+        output: what was written.
+        outcome: "hybrid", "dense" (the budget is out of reach, so the model is unchanged) or "plan" (a dry run).
+        removed: share of the model's own (query, key) pairs that the plan does not visit, by length.
+        certificate: JSON form, None without a measurement.
+        nodes: predicted and measured times of the plan's attention nodes.
+        crossover: JSON form of the measured crossover, None in a dry run.
+        stages: seconds of each stage by name, in order.
+        kernels_measured: candidates that were timed in this run; 0 when the database had everything.
+        warnings: one line each.
+    """
+
+    output: str
+    outcome: str
+    sites: tuple[Site, ...]
+    left: tuple[LeftDense, ...]
+    guards: tuple[Guard, ...]
+    plan: Plan
+    removed: Mapping[int, float]
+    certificate: Mapping[str, Any] | None
+    policy: Mapping[str, Any] | None
+    nodes: tuple[NodeTime, ...]
+    crossover: Mapping[str, Any] | None
+    linear_library: str
+    stages: Mapping[str, float]
+    kernels_measured: int
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "output": self.output,
+            "outcome": self.outcome,
+            "sites": [site.to_json() for site in self.sites],
+            "left": [left.to_json() for left in self.left],
+            "guards": [guard.to_json() for guard in self.guards],
+            "plan": self.plan.to_json(),
+            "removed": {str(length): share for length, share in self.removed.items()},
+            "certificate": self.certificate,
+            "policy": self.policy,
+            "nodes": [node.to_json() for node in self.nodes],
+            "crossover": self.crossover,
+            "linear_library": self.linear_library,
+            "stages": dict(self.stages),
+            "kernels_measured": self.kernels_measured,
+            "warnings": list(self.warnings),
+        }

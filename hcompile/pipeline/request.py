@@ -1,0 +1,68 @@
+"""What a user asks of `hcompile optimize`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hcompile.errors import UsageError
+
+GRANULARITIES = ("head", "group", "layer")
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizeRequest:
+    """One optimization.
+
+    Attributes:
+        model: a transformers folder, an archive, or weights that belong to `factory`.
+        output: the artifact to write; None for the model's name with .hcm in the current folder.
+        budget: `metric=limit`.
+        calib: where calibration text or inputs come from; None for the model's own sample inputs.
+        verify: data for the certificate only; None takes a split of `calib`.
+        lengths: sequence lengths to calibrate, tune and certify at; None chooses from the model.
+        granularity: what shares one pattern: each head, a KV group, or a layer.
+        keep_layers: layers whose attention stays as it is.
+        plan: a plan file to take as given.
+        dry_run: write the plan as JSON and stop.
+        trials: kernels measured for each workload, None for the default.
+        factory, metric: `package.module:function` of the user's.
+        dtype: None for the one the weights are saved in.
+        trust: load archives that could run code.
+        seed, time_limit_s: repeatability, and when to stop tuning and repairing.
+        db: path or URL of the tuning database.
+    """
+
+    model: str
+    output: Path | None = None
+    budget: str = "kl=0.003"
+    calib: str | None = None
+    verify: str | None = None
+    lengths: tuple[int, ...] | None = None
+    granularity: str = "head"
+    keep_layers: tuple[int, ...] = ()
+    plan: Path | None = None
+    dry_run: bool = False
+    trials: int | None = None
+    factory: str | None = None
+    metric: str | None = None
+    dtype: str | None = None
+    trust: bool = False
+    seed: int = 0
+    time_limit_s: float | None = None
+    db: str | None = None
+    backend: str = "tvm_cpu"
+
+    def __post_init__(self) -> None:
+        if self.granularity not in GRANULARITIES:
+            raise UsageError(f"granularity {self.granularity!r} is not one of {', '.join(GRANULARITIES)}")
+        if self.lengths is not None and (not self.lengths or min(self.lengths) < 1):
+            raise UsageError(f"lengths {self.lengths} are no positive numbers")
+
+    @property
+    def target(self) -> Path:
+        """Where the result goes."""
+        if self.output is not None:
+            return self.output
+        name = Path(self.model).name or "model"
+        return Path(f"{name}.plan.json" if self.dry_run else f"{name}.hcm")
