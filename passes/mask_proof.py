@@ -1,0 +1,324 @@
+"""Proving what a mask means, by evaluating the nodes that make it.
+
+The mask is computed for a range of sizes and for every kind of padding, and compared element by element with what it
+could mean. Sizes reach past every number the mask is made of, and as far as the model goes where the mask comes from a
+stored tensor, so that a rule which only starts to differ there is seen.
+
+Padding enters through one node: a boolean `[B, S]` that everything the mask takes from the inputs passes through, or an
+input `[B, S]` itself, assumed to hold zeros and ones (a guard checks that in every call). A query that sees no key at
+all has no defined output: such rows are not compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch.fx import Node
+
+from hcompile.guard import Guard
+from hcompile.passes.candidate import Candidate
+from hcompile.passes.evaluate import (
+    Evaluator,
+    NotUnderstood,
+    Size,
+    concrete,
+    is_size,
+    operator_name,
+    same_size,
+    shape_of,
+    symbols_of,
+)
+from hcompile.passes.mask_meaning import MaskMeaning
+
+HIDDEN = -1e4
+"""An additive mask at or below this hides a key: the softmax gives it a weight of exactly 0."""
+
+_LENGTHS = (1, 2, 3, 4, 5, 7, 8, 13, 16, 33)
+_BATCHES = (1, 2, 3)
+_LARGEST = 2**26
+"""Most elements of a mask that is evaluated."""
+_NUMBERS = range(2, 2**20)
+_FILLS = frozenset({"masked_fill", "full", "full_like", "scalar_tensor", "where", "mul"})
+"""Operators whose very negative numbers are what hidden scores become, and no position."""
+_SPREAD = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes of an attention, symbols and all."""
+
+    batch: Size
+    heads: int
+    length: Size
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPadding:
+    """Where padding enters a mask: `source` `[B, S]`, true (or not 0) for valid keys, or for padding if `inverted`."""
+
+    source: Node
+    inverted: bool
+
+    @property
+    def guard(self) -> Guard | None:
+        """What the proof assumes of the inputs."""
+        return None if self.source.meta["val"].dtype == torch.bool else Guard("binary", self.source.name)
+
+
+@dataclass(frozen=True, slots=True)
+class MaskProof:
+    """What a mask means: which positions are seen, and which keys are padding."""
+
+    meaning: MaskMeaning
+    padding: KeyPadding | None
+
+
+def prove_mask(
+    candidate: Candidate,
+    shape: Shape,
+    tensors: Mapping[str, torch.Tensor],
+    dims: Mapping[str, tuple[int, int | None]],
+) -> MaskProof:
+    """Return what the mask of a candidate means.
+
+    Raises:
+        NotUnderstood: it means something else, or that cannot be shown.
+    """
+    root = candidate.mask if candidate.weights is None else candidate.weights
+    if root is None:
+        return MaskProof(MaskMeaning(candidate.causal), None)
+    cut = () if candidate.scores is None else (candidate.scores,)
+    entry = _entry(root, cut, shape)
+    question = _Question(candidate, root, entry, shape, tensors)
+    near = _sizes_near(shape, dims)
+    question.visible(near[-1], None if entry is None else question.marks(near[-1], value=True))
+    probes = [*near, *_sizes_far(_cone(root, cut), shape, tensors, dims)]
+    for padding in [None] if entry is None else [KeyPadding(entry, False), KeyPadding(entry, True)]:
+        meaning = question.reading(padding, probes[-1])
+        if meaning is not None and all(question.agrees(meaning, padding, sizes) for sizes in probes):
+            return MaskProof(meaning, padding)
+    raise NotUnderstood("its mask is no causal mask, no window, and no padding of keys")
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    candidate: Candidate
+    root: Node
+    entry: Node | None
+    shape: Shape
+    tensors: Mapping[str, torch.Tensor]
+
+    def marks(self, sizes: Mapping[str, int], *, value: bool) -> torch.Tensor:
+        """Return `[B, S]` of one value, to stand for what enters the mask."""
+        return torch.full(self._measure(sizes), value)
+
+    def reading(self, padding: KeyPadding | None, sizes: Mapping[str, int]) -> MaskMeaning | None:
+        """Return the one meaning that the mask of rows without padding can have at these sizes."""
+        seen = self.visible(
+            sizes, None if padding is None else self.marks(sizes, value=not padding.inverted)
+        )[0, 0]
+        reach = int(seen[-1].sum())
+        if reach == 0:
+            return None
+        return MaskMeaning(
+            causal=not bool(seen.triu(1).any()), window=reach if reach < seen.shape[-1] else None
+        )
+
+    def seen(
+        self, sizes: Mapping[str, int], marks: torch.Tensor | None, scores: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return the mask (fused) or the weights (decomposed) as `[B or 1, Hq or 1, S, S]`."""
+        given = {}
+        if self.entry is not None and marks is not None:
+            given[self.entry] = marks.to(self.entry.meta["val"].dtype)
+        if self.candidate.scores is not None and scores is not None:
+            given[self.candidate.scores] = scores
+        return self._four(Evaluator(self.tensors, sizes, given).tensor(self.root), sizes)
+
+    def visible(self, sizes: Mapping[str, int], marks: torch.Tensor | None) -> torch.Tensor:
+        """Return which pairs the mask lets see each other, bool `[B or 1, Hq or 1, S, S]`."""
+        if self.candidate.scores is None:
+            mask = self.seen(sizes, marks, None)
+            if mask.dtype == torch.bool:
+                return mask
+            if not ((mask == 0) | (mask <= HIDDEN)).all():
+                raise NotUnderstood("its mask holds a bias")
+            return mask == 0
+        weights = self.seen(sizes, marks, self._scores(sizes, spread=0.0)).float().nan_to_num(0.0)
+        seen = weights > 0
+        # Equal scores leave equal weights, unless something is added to them.
+        uniform = seen / seen.sum(-1, keepdim=True).clamp(min=1)
+        if not torch.allclose(weights, uniform, rtol=4 * torch.finfo(self._dtype()).eps, atol=0):
+            raise NotUnderstood("its scores get a bias, or its weights are not those of a softmax")
+        return seen
+
+    def agrees(self, meaning: MaskMeaning, padding: KeyPadding | None, sizes: Mapping[str, int]) -> bool:
+        """Whether the mask means this at these sizes, for every kind of padding."""
+        batch, length = self._measure(sizes)
+        position = torch.arange(length)
+        placed = meaning.visible(position[:, None], position[None, :])[None, None]
+        for marks in _paddings(batch, length) if padding is not None else [None]:
+            expected = placed
+            if marks is not None and padding is not None:
+                expected = placed & (marks ^ padding.inverted)[:, None, None, :]
+            rows = expected.any(-1, keepdim=True)
+            seen = self.visible(sizes, marks)
+            if ((seen != expected) & rows).any():
+                return False
+            if self.candidate.scores is not None and length <= max(_LENGTHS):
+                self._check_softmax(expected, rows, sizes, marks)
+        return True
+
+    def _check_softmax(
+        self, visible: torch.Tensor, rows: torch.Tensor, sizes: Mapping[str, int], marks: torch.Tensor | None
+    ) -> None:
+        scores = self._scores(sizes, spread=_SPREAD)
+        weights = self.seen(sizes, marks, scores).double()
+        scaled = self._four(scores, sizes).double() * self.candidate.scale
+        expected = scaled.masked_fill(~visible, float("-inf")).softmax(-1)
+        # Rounding of a scaled score is an absolute error of the exponent.
+        largest = float(scaled.abs().amax()) if scaled.numel() else 0.0
+        tolerance = (8 + 4 * largest) * torch.finfo(self._dtype()).eps
+        if not torch.allclose(
+            weights.where(rows, 0.0), expected.where(rows, 0.0), rtol=tolerance, atol=1e-30
+        ):
+            raise NotUnderstood("its weights are not the softmax of its scaled scores")
+
+    def _scores(self, sizes: Mapping[str, int], *, spread: float) -> torch.Tensor:
+        assert self.candidate.scores is not None
+        shape = [int(concrete(size, sizes)) for size in shape_of(self.candidate.scores)]
+        noise = (
+            torch.randn(shape, generator=torch.Generator().manual_seed(0)) if spread else torch.zeros(shape)
+        )
+        return (noise * (spread / abs(self.candidate.scale))).to(self._dtype())
+
+    def _measure(self, sizes: Mapping[str, int]) -> tuple[int, int]:
+        return int(concrete(self.shape.batch, sizes)), int(concrete(self.shape.length, sizes))
+
+    def _dtype(self) -> torch.dtype:
+        assert self.candidate.scores is not None
+        dtype: torch.dtype = self.candidate.scores.meta["val"].dtype
+        return dtype
+
+    def _four(self, value: torch.Tensor, sizes: Mapping[str, int]) -> torch.Tensor:
+        batch, length = self._measure(sizes)
+        if self.candidate.q.meta["val"].dim() == 3 and value.dim() == 3 and value.shape[0] > 1:
+            value = value.unflatten(0, (batch, self.shape.heads))
+        while value.dim() < 4:
+            value = value[None]
+        return value.expand(*value.shape[:2], length, length)
+
+
+def _cone(root: Node, cut: tuple[Node, ...]) -> list[Node]:
+    """Return the nodes that `root` is computed from, up to sizes and the nodes in `cut`, latest first."""
+    cone, waiting, met = [], [root], {root, *cut}
+    while waiting:
+        node = waiting.pop(0)
+        cone.append(node)
+        for used in node.all_input_nodes:
+            if used not in met and not is_size(used):
+                met.add(used)
+                waiting.append(used)
+    return cone
+
+
+def _entry(root: Node, cut: tuple[Node, ...], shape: Shape) -> Node | None:
+    """Return the node through which padding enters, or None where the mask depends on no input."""
+    cone = _cone(root, cut)
+    inputs = [node.name for node in cone if node.op == "placeholder"]
+    if not inputs:
+        return None
+    for node in cone:
+        value = node.meta["val"]
+        narrow = value.dim() == 2 and all(map(same_size, value.shape, (shape.batch, shape.length)))
+        if narrow and (value.dtype == torch.bool or node.op == "placeholder"):
+            rest = _cone(root, (*cut, node)) if node is not root else []
+            if not any(other.op == "placeholder" for other in rest):
+                return node
+    raise NotUnderstood(f"its mask depends on {', '.join(inputs)} in another way than padding of keys")
+
+
+def _sizes_near(shape: Shape, dims: Mapping[str, tuple[int, int | None]]) -> list[dict[str, int]]:
+    """Return small sizes of every kind, by symbol, without duplicates."""
+    if symbols_of(shape.length) & symbols_of(shape.batch):
+        raise NotUnderstood("its batch and its length depend on one size")
+    chosen = [
+        _sizes(shape, dims, _BATCHES[place % len(_BATCHES)], length) for place, length in enumerate(_LENGTHS)
+    ]
+    return list({tuple(sorted(sizes.items())): sizes for sizes in chosen}.values())
+
+
+def _sizes_far(
+    cone: list[Node],
+    shape: Shape,
+    tensors: Mapping[str, torch.Tensor],
+    dims: Mapping[str, tuple[int, int | None]],
+) -> list[dict[str, int]]:
+    """Return sizes past every number that the mask is made of, if there are any."""
+    far = max((number for node in _with_sizes(cone) for number in _numbers(node, tensors)), default=0)
+    symbols = symbols_of(shape.length)
+    if symbols and any(node.op == "get_attr" and tensors[str(node.target)].numel() > 1 for node in cone):
+        ends = [dims.get(name, (1, None))[1] for name in symbols]
+        if None in ends:
+            raise NotUnderstood("its mask is stored, and the length has no limit up to which to compare it")
+        far = max(far, *(end for end in ends if end is not None))
+    if not far:
+        return []
+    sizes = _sizes(shape, dims, 1, far + 2)
+    length = int(concrete(shape.length, sizes))
+    if shape.heads * length * length > _LARGEST:
+        raise NotUnderstood(
+            f"its mask would have to be evaluated at a length of {length}, which takes too much memory"
+        )
+    return [sizes]
+
+
+def _sizes(
+    shape: Shape, dims: Mapping[str, tuple[int, int | None]], batch: int, length: int
+) -> dict[str, int]:
+    wide, long = symbols_of(shape.batch), symbols_of(shape.length)
+    chosen = dict.fromkeys(dims, 3) | dict.fromkeys(wide, batch) | dict.fromkeys(long, length)
+    limits = {name: dims.get(name, (1, None)) for name in chosen}
+    return {
+        name: max(limits[name][0], min(value, limits[name][1] or value)) for name, value in chosen.items()
+    }
+
+
+def _with_sizes(cone: list[Node]) -> list[Node]:
+    """Return the cone and the sizes that it uses."""
+    met, waiting = set(cone), list(cone)
+    while waiting:
+        for used in waiting.pop().all_input_nodes:
+            if used not in met and is_size(used):
+                met.add(used)
+                waiting.append(used)
+    return list(met)
+
+
+def _numbers(node: Node, tensors: Mapping[str, torch.Tensor]) -> Iterator[int]:
+    """Yield the numbers a node is made with at which a rule of positions could change."""
+    values = [value for value in (*node.args, *node.kwargs.values()) if isinstance(value, (int, float))]
+    fills = operator_name(node) in _FILLS
+    if node.op == "get_attr" and tensors[str(node.target)].numel() == 1:
+        values.append(float(tensors[str(node.target)]))
+        fills = tensors[str(node.target)].is_floating_point()
+    for value in values:
+        if abs(value) < _NUMBERS.stop and int(abs(value)) in _NUMBERS and not (fills and value <= HIDDEN):
+            yield int(abs(value)) + 1
+
+
+def _paddings(batch: int, length: int) -> Iterator[torch.Tensor]:
+    """Yield bool `[batch, length]` of every kind: none, left, right, holes, one token, everything, mixed rows."""
+    position = torch.arange(length)
+    row = torch.arange(batch)[:, None]
+    yield torch.ones(batch, length, dtype=torch.bool)
+    yield torch.zeros(batch, length, dtype=torch.bool)
+    yield position >= (row + 1) % length
+    yield position < length - (row + 1) % length
+    yield (position + row) % 3 != 1
+    yield position == (length // 2 + row) % length
+    generator = torch.Generator().manual_seed(length)
+    for _ in range(3):
+        yield torch.rand(batch, length, generator=generator) < 0.6
