@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from hcompile.errors import UsageError
 from hcompile.guard import Guard
+from hcompile.left import LeftDense
 from hcompile.plan import Plan
 from hcompile.site import Site
 
@@ -54,17 +55,6 @@ class InputSpec:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> InputSpec:
         return cls(value["name"], value["dtype"], tuple(value["shape"]), value["default"])
-
-
-@dataclass(frozen=True, slots=True)
-class LeftDense:
-    """An attention that stays as it was, and why."""
-
-    name: str
-    reason: str
-
-    def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "reason": self.reason}
 
 
 @dataclass(frozen=True, slots=True)

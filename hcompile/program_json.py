@@ -18,8 +18,9 @@ from torch.fx import Graph, Node
 
 from hcompile.errors import UsageError
 from hcompile.guard import Guard
+from hcompile.left import LeftDense
 from hcompile.plan import Plan
-from hcompile.program import SITE_META, InputSpec, LeftDense, Program, bind_tensors
+from hcompile.program import SITE_META, InputSpec, Program, bind_tensors
 from hcompile.site import Site
 
 SCHEMA = 1

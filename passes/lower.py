@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -35,17 +35,20 @@ def drop_key_mask(program: Program) -> Program:
     return program.with_graph(graph)
 
 
-def lower_dense(program: Program, *, padded: bool = False) -> Program:
+def lower_dense(program: Program, *, padded: bool = False, only: Collection[str] | None = None) -> Program:
     """Return the model's own attention through torch's SDPA: no plan, K and V not repeated.
 
     Without padding and without a window of the model's own, no mask is made.
 
     Args:
         padded: take padding as it comes, with one mask for all nodes of a kind; else every key counts as valid.
+        only: names of the sites to lower, None for all; the others stay sites.
     """
     graph = program.edit()
     masks: dict[tuple[bool, int | None, Node | None], Node] = {}
     for site, node in program.attention_nodes(graph):
+        if only is not None and site.name not in only:
+            continue
         q, k, v, key_mask = (arguments(node)[place] for place in (Q, K, V, KEY_MASK))
         key_mask = key_mask if padded else None
         mask = None
@@ -65,7 +68,8 @@ def lower_dense(program: Program, *, padded: bool = False) -> Program:
             dense.meta = {"val": node.meta["val"]}
         node.replace_all_uses_with(dense)
         graph.erase_node(node)
-    return program.with_graph(graph, sites=(), plan=None)
+    rest = tuple(site for site in program.sites if only is not None and site.name not in only)
+    return program.with_graph(graph, sites=rest, plan=None)
 
 
 def _mask(graph: Graph, before: Node, site: Site, q: Node, key_mask: Node | None) -> Node:

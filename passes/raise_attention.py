@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
+from hcompile.left import LeftDense
 from hcompile.passes.candidate import Candidate
 from hcompile.passes.canonical import respell, restore
 from hcompile.passes.evaluate import NotUnderstood, operator_name, same_size
@@ -22,7 +23,7 @@ from hcompile.passes.mask_proof import KeyPadding, MaskProof, Shape, prove_mask
 from hcompile.passes.match_eager import match_eager
 from hcompile.passes.match_sdpa import match_closed, match_sdpa
 from hcompile.passes.sites import MATCH_META, free_name, insert_attention, module_name, settle_sites
-from hcompile.program import LeftDense, Program
+from hcompile.program import Program
 
 _aten = torch.ops.aten
 

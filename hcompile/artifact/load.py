@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from hcompile.artifact.manifest import GRAPH, MANIFEST, ORIGINAL, SCHEDULES, WEIGHTS, Manifest
 from hcompile.errors import UsageError
+from hcompile.left import LeftDense
+from hcompile.plan import Plan
+from hcompile.site import Site
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +74,35 @@ def read_program(path: str | Path, manifest: Manifest) -> tuple[Program, Program
         raise UsageError(f"{path / GRAPH}: it holds no plan; write the artifact again")
     original = program_from_json(_read_json(path / ORIGINAL), tensors) if ORIGINAL in manifest.files else None
     return program, original
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What an artifact's JSON files say of its attention."""
+
+    sites: tuple[Site, ...]
+    left: tuple[LeftDense, ...]
+    plan: Plan
+    schedules: dict[str, Any]
+
+
+def read_stored(path: str | Path) -> Stored:
+    """Read what `inspect` shows, without torch and without the graph's nodes.
+
+    Raises:
+        UsageError: a file is damaged.
+    """
+    path = Path(path)
+    graph, schedules = _read_json(path / GRAPH), _read_json(path / SCHEDULES)
+    try:
+        return Stored(
+            sites=tuple(Site.from_json(site) for site in graph["sites"]),
+            left=tuple(LeftDense(**left) for left in graph["left"]),
+            plan=Plan.from_json(graph["plan"]),
+            schedules=schedules,
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{path / GRAPH}: the graph cannot be used ({error}); write the artifact again") from error
 
 
 def read_tables(path: str | Path) -> dict[str, ScheduleTable]:

@@ -22,9 +22,10 @@ from transformers.utils import logging as transformers_logging
 
 from hcompile.errors import UsageError
 from hcompile.frontend.attention_interface import marker_facts, recording
+from hcompile.left import LeftDense
 from hcompile.operator import attention
 from hcompile.passes.sites import free_name, insert_attention, settle_sites, strip_wrapper
-from hcompile.program import InputSpec, LeftDense, Program
+from hcompile.program import InputSpec, Program
 
 _EXAMPLE_BATCH = 2
 _EXAMPLE_LENGTH = 24

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hcompile.guard import Guard
+from hcompile.left import LeftDense
 from hcompile.plan import Plan
-from hcompile.program import LeftDense
 from hcompile.site import Site
 
 

@@ -1,0 +1,43 @@
+"""The first stage: a model in, a program out whose raised attention all has kernels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hcompile.codegen import get_backend
+from hcompile.errors import UsageError
+from hcompile.frontend.load import ImportedModel, load_model
+from hcompile.left import LeftDense
+from hcompile.passes.lower import lower_dense
+from hcompile.passes.sites import KEY_MASK
+from hcompile.program import Program
+from hcompile.runtime.dispatch import compute_dtype
+
+
+def import_for(backend: str, path: str, *, dtype: str | None, trust: bool, factory: str | None) -> ImportedModel:
+    """Import a model; attention that the backend has no kernel for goes back to torch's own and is named in `left`.
+
+    Raises:
+        UsageError: the model cannot be imported, or none of its attention can be rewritten; the message says why.
+    """
+    model = load_model(path, dtype=dtype, trust=trust, factory=factory)
+    model = replace(model, program=_keep_supported(model.program, backend))
+    if not model.program.sites:
+        reasons = "; ".join(f"{left.name}: {left.reason}" for left in model.program.left[:3])
+        why = f" ({reasons})" if reasons else ": no scaled dot-product attention was found in its graph"
+        raise UsageError(f"{path}: the model has no attention that can be rewritten{why}; `hcompile inspect` lists all")
+    return model
+
+
+def _keep_supported(program: Program, backend: str) -> Program:
+    if not program.sites:
+        return program
+    kernels, dtype = get_backend(backend), compute_dtype(program)
+    without = [site for site in program.sites if not kernels.supports(dtype, site.head_dim)]
+    if not without:
+        return program
+    left = tuple(LeftDense(site.name, f"{backend} has no kernel for {dtype} heads of {site.head_dim}") for site in without)
+    names = {site.name for site in without}
+    padded = any(node.args[KEY_MASK] is not None for site, node in program.attention_nodes() if site.name in names)
+    lowered = lower_dense(program, padded=padded, only=names)
+    return lowered.replace(left=(*lowered.left, *left))
