@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
 
 from hcompile.codegen import get_backend
 from hcompile.patterns import Pattern
@@ -13,8 +14,9 @@ from hcompile.progress import Progress
 from hcompile.runtime.dispatch import ScheduleTable, compute_dtype
 from hcompile.schedules.schedule import Schedule
 from hcompile.site import Site
-from hcompile.tuning.latency import LatencyTable, node_workload
+from hcompile.tuning.latency import LatencyTable, Timer, node_workload
 from hcompile.tuning.tune import Tuner, representatives
+from hcompile.tuning_db.record import Record
 from hcompile.workload import Workload, bucket
 
 
@@ -35,7 +37,7 @@ class PlanKernels:
         self._latency: dict[tuple[Workload, ...], LatencyTable] = {}
 
     def tune(self, progress: Progress) -> None:
-        """Search schedules for every shape of site, at the shortest and the longest length.
+        """Search schedules for every shape of site, at the longest length.
 
         Raises:
             KernelError: every candidate of a workload failed.
@@ -86,12 +88,9 @@ class PlanKernels:
         return tuple(times)
 
     def _shape(self, site: Site) -> tuple[Workload, ...]:
-        lengths = dict.fromkeys((self._lengths[0], self._lengths[-1]))
-        return tuple(
-            workload for length in lengths for workload in representatives(site, length, dtype=self._dtype)
-        )
+        return representatives(site, self._lengths[-1], dtype=self._dtype)
 
-    def _timer(self, shape: tuple[Workload, ...]):  # type: ignore[no-untyped-def]
+    def _timer(self, shape: tuple[Workload, ...]) -> Timer:
         def time_us(workload: Workload) -> float:
             median = self._tuner.choose(workload, self._schedules[shape]).median_us
             return float("inf") if median is None else median
@@ -99,9 +98,5 @@ class PlanKernels:
         return time_us
 
 
-def total_us(times: Sequence[NodeTime]) -> Mapping[str, float]:
-    """Return the sums over nodes: predicted and measured."""
-    return {
-        "predicted_us": sum(time.predicted_us for time in times),
-        "measured_us": sum(time.measured_us for time in times),
-    }
+def _schedule(record: Record) -> Schedule:
+    return Schedule.from_json(json.loads(record.schedule))

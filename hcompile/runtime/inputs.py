@@ -45,14 +45,14 @@ def made_up_inputs(
         elif dtype.is_floating_point:
             flat.append(torch.randn(shape, generator=generator).to(dtype))
         else:
-            flat.append(torch.randint(0, _vocabulary(program, spec.name), shape, generator=generator, dtype=dtype))
+            flat.append(torch.randint(0, vocabulary(program, spec.name) or 2, shape, generator=generator, dtype=dtype))
     return flat
 
 
-def _vocabulary(program: Program, name: str) -> int:
-    """Return how many ids the embedding that reads the input holds; 2 for an input that none reads."""
+def vocabulary(program: Program, name: str) -> int | None:
+    """Return how many ids the embedding that reads the input holds, None where none reads it."""
     for node in program.graph.graph.find_nodes(op="call_function", target=torch.ops.aten.embedding.default):
         weight, ids = node.args[:2]
         if ids.op == "placeholder" and ids.name == name and weight.op == "get_attr":
             return program.tensors[weight.target].shape[0]
-    return 2
+    return None

@@ -1,0 +1,74 @@
+"""Measuring the lowered module's quality against the dense model, for the certificate and for `hcompile verify`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from hcompile.budget import Budget
+from hcompile.policy.certificate import Certificate, certify
+from hcompile.policy.documents import Document
+from hcompile.policy.interface import Interface
+from hcompile.policy.measure import Call, Comparison
+from hcompile.policy.metrics import metric_of
+from hcompile.policy.text import Encoder, encoder_of
+from hcompile.program import Program
+from hcompile.progress import Progress
+from hcompile.runtime.inductor import CompiledGraph
+from hcompile.runtime.inputs import vocabulary
+from hcompile.runtime.module import Lowered
+
+
+def certify_lowered(
+    program: Program,
+    lowered: Lowered,
+    documents: Sequence[Document],
+    *,
+    budget: Budget,
+    metric: str | None,
+    domain: str,
+    dtype: str,
+    device: str,
+    seed: int,
+    progress: Progress,
+) -> Certificate:
+    """Compare the hybrid graph, as it will run, with the dense model on torch's own attention."""
+    if program.plan is None:
+        raise ValueError("certify_lowered wants a program with a plan: run select first")
+    measure = metric_of(budget.metric, metric)
+    comparison = Comparison(
+        dense=call(lowered.original or lowered.padded),
+        hybrid=call(lowered.hybrid),
+        interface=Interface.of(program),
+        metric=measure,
+        progress=progress,
+    )
+    return certify(
+        comparison,
+        documents,
+        limit=measure.limit(budget.limit),
+        domain=domain,
+        dtype=dtype,
+        device=device,
+        plan_sha256=program.plan.digest,
+        seed=seed,
+    )
+
+
+def text_encoder(program: Program, interface: Interface, source: str) -> Encoder | None:
+    """Return how the model reads text, None where it takes none."""
+    if interface.tokens is None:
+        return None
+    folder = Path(source)
+    return encoder_of(folder if folder.is_dir() else None, vocabulary(program, program.inputs[interface.tokens].name))
+
+
+def call(graph: CompiledGraph) -> Call:
+    """Return a graph as the policy calls it: with a sequence of inputs."""
+
+    def run(inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        return graph(*inputs)
+
+    return run

@@ -1,0 +1,104 @@
+"""`hcompile verify`: the certificate of an artifact, measured again on data of the user's choice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hcompile.artifact.load import open_artifact
+from hcompile.budget import Budget
+from hcompile.errors import UsageError
+from hcompile.pipeline.certifying import certify_lowered, text_encoder
+from hcompile.policy.calibration import LEAST_TO_CERTIFY, gather
+from hcompile.policy.certificate import Certificate
+from hcompile.policy.interface import Interface
+from hcompile.policy.sources import read_source
+from hcompile.progress import Progress, quiet
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyRequest:
+    """What to measure.
+
+    Attributes:
+        data: a source of documents, as for `--calib`.
+        budget: None for the one of the artifact's certificate.
+        metric: `package.module:function` of the user's.
+        length: tokens of a document; None for the longest that the certificate speaks of.
+        documents: how many; at least 32.
+    """
+
+    artifact: Path
+    data: str
+    budget: str | None = None
+    metric: str | None = None
+    length: int | None = None
+    documents: int = 64
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """The certificate measured now, and the one that the artifact carries (None where it carries none)."""
+
+    artifact: str
+    measured: Certificate
+    carried: Certificate | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "artifact": self.artifact,
+            "measured": self.measured.to_json(),
+            "carried": None if self.carried is None else self.carried.to_json(),
+        }
+
+
+def verify(request: VerifyRequest, progress: Progress = quiet) -> VerifyReport:
+    """Measure an artifact's quality on `request.data`.
+
+    Raises:
+        UsageError: the artifact or the data cannot be used, or nothing says which budget to hold.
+    """
+    opened = open_artifact(request.artifact)
+    try:
+        certificate = opened.manifest.certificate
+        carried = None if certificate is None else Certificate.from_json(dict(certificate))
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{request.artifact}: its certificate cannot be used ({error}); write the artifact again") from error
+    budget = _budget(request, carried, opened.manifest.notes.get("budget"))
+    interface = Interface.of(opened.program)
+    length = request.length or (carried.longest if carried else None) or opened.longest
+    if length is None:
+        raise UsageError("nothing says how long documents should be: pass --lengths")
+    encode = text_encoder(opened.program, interface, opened.manifest.source)
+    count = max(LEAST_TO_CERTIFY, request.documents)
+    documents = gather(read_source(request.data), interface, encode, length, count, request.seed)
+    if len(documents) < LEAST_TO_CERTIFY:
+        raise UsageError(
+            f"{request.data} gives {len(documents)} different documents of {length} tokens and {LEAST_TO_CERTIFY} are "
+            "needed: add data, or choose a shorter length"
+        )
+    measured = certify_lowered(
+        opened.program,
+        opened.lowered,
+        documents,
+        budget=budget,
+        metric=request.metric or opened.manifest.notes.get("metric"),
+        domain=request.data,
+        dtype=opened.manifest.dtype,
+        device=opened.device.model,
+        seed=request.seed,
+        progress=progress,
+    )
+    return VerifyReport(str(request.artifact), measured, carried)
+
+
+def _budget(request: VerifyRequest, carried: Certificate | None, noted: Any) -> Budget:
+    text = request.budget or noted
+    if text is None:
+        raise UsageError(f"{request.artifact} carries no budget: pass --budget METRIC=LIMIT")
+    try:
+        return Budget.parse(str(text))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
