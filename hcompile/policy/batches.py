@@ -1,0 +1,95 @@
+"""Batches to measure quality on: several rows, one of them shorter and padded on the left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from hcompile.policy.documents import Document
+from hcompile.policy.interface import Interface
+
+ROWS = 2
+"""Rows of a measured batch, where the export leaves the batch dynamic."""
+
+_SHORTENED = 16
+"""Every second row loses up to this part of its tokens, so that padding is in the measurement and the length stays."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Flat inputs of one call.
+
+    Attributes:
+        inputs: tensors in the program's order.
+        valid: bool `[B, S]`, True for tokens that count; None where the inputs know no padding.
+        tokens: int64 `[B, S]`, the token ids; None for models that take none.
+        documents: one per row.
+    """
+
+    inputs: tuple[torch.Tensor, ...]
+    valid: torch.Tensor | None
+    tokens: torch.Tensor | None
+    documents: tuple[Document, ...]
+
+    def token_counts(self) -> list[int]:
+        """Return the valid tokens of each row; 1 for a row of a model without tokens."""
+        if self.valid is not None:
+            counts: list[int] = self.valid.sum(1).tolist()
+            return counts
+        return [1 if self.tokens is None else self.tokens.shape[1]] * len(self.documents)
+
+
+def batches(documents: Sequence[Document], interface: Interface) -> Iterator[Batch]:
+    """Yield batches of `ROWS` documents of equal shapes; the last one may have fewer.
+
+    With a padding mask, every second row is cut to a length of its own and padded on the left.
+    """
+    rows = interface.fixed_rows or ROWS
+    run: list[Document] = []
+    for document in documents:
+        if run and (len(run) == rows or _shapes(document) != _shapes(run[0])):
+            yield make_batch(run, interface, padded=True)
+            run = []
+        run.append(document)
+    if run:
+        yield make_batch(run, interface, padded=True)
+
+
+def make_batch(documents: Sequence[Document], interface: Interface, *, padded: bool = False) -> Batch:
+    """Return one batch of documents of equal shapes, without padding unless it is asked for."""
+    columns = {name: [document.tensors[name] for document in documents] for name in documents[0].tensors}
+    tokens_name = None if interface.tokens is None else interface.inputs[interface.tokens].name
+    valid = None
+    if interface.mask is not None and tokens_name in columns:
+        length = columns[tokens_name][0].shape[0]
+        pads = [_pad(length, row, document) if padded else 0 for row, document in enumerate(documents)]
+        # A row keeps its beginning, moved to the right end of the batch.
+        columns[tokens_name] = [
+            F.pad(ids[: length - pad], (pad, 0)) for ids, pad in zip(columns[tokens_name], pads, strict=True)
+        ]
+        valid = torch.arange(length) >= torch.tensor(pads)[:, None]
+    stacked = {name: torch.stack(column) for name, column in columns.items()}
+    tokens = None if tokens_name is None else stacked[tokens_name]
+    flat = []
+    for index, spec in enumerate(interface.inputs):
+        if spec.name in stacked:
+            flat.append(stacked[spec.name].to(getattr(torch, spec.dtype)))
+        elif index == interface.mask and valid is not None:
+            flat.append(valid.to(getattr(torch, spec.dtype)))
+        else:
+            flat.append(torch.ones_like(flat[0], dtype=getattr(torch, spec.dtype)))
+    if valid is None and interface.mask is not None and interface.inputs[interface.mask].name in stacked:
+        valid = stacked[interface.inputs[interface.mask].name] != 0
+    return Batch(tuple(flat), valid, tokens, tuple(documents))
+
+
+def _pad(length: int, row: int, document: Document) -> int:
+    most = length // _SHORTENED
+    return 1 + int(document.digest[:8], 16) % most if row % 2 and most else 0
+
+
+def _shapes(document: Document) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in document.tensors.items()}

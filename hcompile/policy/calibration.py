@@ -1,0 +1,207 @@
+"""Calibration data: a source becomes documents of one length, and three splits that share no document."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+
+from hcompile.errors import UsageError
+from hcompile.policy.documents import Document, data_digest
+from hcompile.policy.interface import Interface
+from hcompile.policy.sources import Item, read_source
+from hcompile.policy.text import Encoder
+
+LEAST_TO_CERTIFY = 32
+"""Fewer documents say too little about others to resample them."""
+
+_SEPARATOR = b"\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Documents for each use."""
+
+    profile: int = 8
+    repair: int = 32
+    certify: int = 64
+
+    def __post_init__(self) -> None:
+        if min(self.profile, self.repair) < 1 or self.certify < LEAST_TO_CERTIFY:
+            raise UsageError(
+                f"{self} cannot be: profile and repair take at least 1 document, certify at least {LEAST_TO_CERTIFY}"
+            )
+
+    @property
+    def total(self) -> int:
+        return self.profile + self.repair + self.certify
+
+    def within(self, available: int) -> Counts | None:
+        """Return counts of the same proportions that `available` documents suffice for, None when they are too few."""
+        if available >= self.total:
+            return self
+        certify = max(LEAST_TO_CERTIFY, available * self.certify // self.total)
+        profile = max(_LEAST.profile, (available - certify) * self.profile // (self.profile + self.repair))
+        repair = available - certify - profile
+        return Counts(profile, repair, certify) if repair >= _LEAST.repair else None
+
+
+_LEAST = Counts(profile=4, repair=12, certify=LEAST_TO_CERTIFY)
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """Documents for profiling, repairing and certifying.
+
+    Attributes:
+        source: what profile and repair were taken from; `domain` is what certify was taken from.
+    """
+
+    profile: tuple[Document, ...]
+    repair: tuple[Document, ...]
+    certify: tuple[Document, ...]
+    source: str
+    domain: str
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of what the choice of a plan rests on: the profile and repair documents."""
+        return data_digest((*self.profile, *self.repair))
+
+
+def load_splits(
+    calib: str,
+    interface: Interface,
+    encode: Encoder | None,
+    length: int,
+    *,
+    verify: str | None = None,
+    counts: Counts | None = None,
+    seed: int = 0,
+) -> Splits:
+    """Read a source and split it.
+
+    Args:
+        calib: the source, see `read_source`.
+        encode: how text becomes ids; None for models that take no text.
+        length: tokens of a document. Named inputs keep their own shapes.
+        verify: another source, for certifying only.
+
+    Raises:
+        UsageError: the source is missing, does not fit the model, or holds too few documents of this length.
+    """
+    counts = Counts() if counts is None else counts
+    wanted = counts.total if verify is None else counts.profile + counts.repair
+    documents = gather(read_source(calib), interface, encode, length, wanted, seed)
+    if verify is not None:
+        chosen = documents[: counts.profile + counts.repair]
+        seen = {document.digest for document in chosen}
+        checked = gather(read_source(verify), interface, encode, length, counts.certify + len(seen), seed)
+        fresh = tuple(document for document in checked if document.digest not in seen)[: counts.certify]
+        if len(fresh) < LEAST_TO_CERTIFY:
+            raise _too_few(verify, length, len(fresh), LEAST_TO_CERTIFY)
+        if len(chosen) < _LEAST.profile + _LEAST.repair:
+            raise _too_few(calib, length, len(chosen), _LEAST.profile + _LEAST.repair)
+        profile = max(_LEAST.profile, len(chosen) * counts.profile // (counts.profile + counts.repair))
+        return Splits(chosen[:profile], chosen[profile:], fresh, calib, verify)
+    fitting = counts.within(len(documents))
+    if fitting is None:
+        raise _too_few(calib, length, len(documents), _LEAST.total)
+    profile, repair = fitting.profile, fitting.profile + fitting.repair
+    return Splits(
+        documents[:profile], documents[profile:repair], documents[repair : fitting.total], calib, calib
+    )
+
+
+def gather(
+    items: Sequence[Item], interface: Interface, encode: Encoder | None, length: int, count: int, seed: int
+) -> tuple[Document, ...]:
+    """Return up to `count` documents, in a random order that the seed decides.
+
+    Text gives the first `length` tokens of each entry that has as many. Where these are too few, short entries are
+    joined, and where that is too little, the rest of long ones is cut into pieces; pieces of one entry are neighbours.
+    Entries of equal content count once.
+    """
+    shuffled = list(items)
+    random.Random(seed).shuffle(shuffled)
+    if isinstance(shuffled[0].read(), bytes):
+        if encode is None:
+            raise UsageError("the model takes no text: calibrate with safetensors of its inputs")
+        documents = _text_documents(shuffled, interface.token_name, encode, length)
+    else:
+        documents = (_named_inputs(item, interface) for item in shuffled)
+    return tuple(islice(_distinct(documents), count))
+
+
+def _text_documents(items: Iterable[Item], name: str, encode: Encoder, length: int) -> Iterator[Document]:
+    short: list[tuple[str, list[int]]] = []
+    rest: list[tuple[str, list[int]]] = []
+    for item in items:
+        content = item.read()
+        if not isinstance(content, bytes):
+            raise UsageError(f"calibration data mixes text with named inputs ({item.name}): give one kind")
+        ids = encode(content)
+        if len(ids) < length:
+            short.append((item.name, ids))
+            continue
+        yield _tokens(item.name, name, ids[:length], "whole")
+        rest.append((item.name, ids[length:]))
+    separator = encode(_SEPARATOR)
+    joined: list[int] = []
+    for origin, ids in short:
+        joined += [*separator, *ids] if joined and ids else ids
+        if len(joined) >= length:
+            yield _tokens(origin, name, joined[:length], "joined")
+            joined = []
+    for origin, ids in rest:
+        for start in range(0, len(ids) - length + 1, length):
+            yield _tokens(f"{origin}+{start + length}", name, ids[start : start + length], "piece")
+
+
+def _tokens(origin: str, name: str, ids: list[int], unit: str) -> Document:
+    return Document(origin, {name: torch.tensor(ids, dtype=torch.int64)}, unit)
+
+
+def _named_inputs(item: Item, interface: Interface) -> Document:
+    content = item.read()
+    if isinstance(content, bytes):
+        raise UsageError(f"calibration data mixes text with named inputs ({item.name}): give one kind")
+    specs = {spec.name: spec for spec in interface.inputs}
+    missing = [name for name, spec in specs.items() if spec.default is None and name not in content]
+    unknown = sorted(set(content) - set(specs))
+    if missing or unknown:
+        raise UsageError(
+            f"{item.name}: the model takes {', '.join(specs)}; missing {missing}, unknown {unknown}"
+        )
+    for name, row in content.items():
+        spec = specs[name]
+        dtype = str(row.dtype).removeprefix("torch.")
+        fits = len(spec.shape) == row.dim() + 1 and all(
+            wanted == size or not isinstance(wanted, int)
+            for wanted, size in zip(spec.shape[1:], row.shape, strict=True)
+        )
+        if not fits or dtype != spec.dtype:
+            raise UsageError(
+                f"{item.name}: a row of {name} is {dtype} {list(row.shape)}, "
+                f"the model takes {spec.dtype} {list(spec.shape[1:])}"
+            )
+    return Document(item.name, content)
+
+
+def _distinct(documents: Iterable[Document]) -> Iterator[Document]:
+    seen: set[str] = set()
+    for document in documents:
+        digest = document.digest
+        if digest not in seen:
+            seen.add(digest)
+            yield document
+
+
+def _too_few(source: str, length: int, found: int, wanted: int) -> UsageError:
+    return UsageError(
+        f"{source} gives {found} different documents of {length} tokens and {wanted} are needed: "
+        "add text, or choose a shorter length"
+    )

@@ -1,0 +1,39 @@
+"""Documents: the units that data is split and resampled by."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Document:
+    """One row of the model's inputs.
+
+    Attributes:
+        name: where it comes from.
+        tensors: input name to its row, without the batch dimension; token documents hold their ids `[S]` alone.
+        unit: "whole" (it starts a file or record), "joined" (of several short ones) or "piece" (a later part of a
+            long one, so that neighbours may depend on each other).
+    """
+
+    name: str
+    tensors: Mapping[str, torch.Tensor]
+    unit: str = "whole"
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the content, in which names of files play no part."""
+        state = hashlib.sha256()
+        for name, tensor in sorted(self.tensors.items()):
+            state.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
+            state.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return state.hexdigest()
+
+
+def data_digest(documents: Iterable[Document]) -> str:
+    """Return the sha256 of the documents' content in their order."""
+    return hashlib.sha256("".join(document.digest for document in documents).encode()).hexdigest()

@@ -1,0 +1,65 @@
+"""Measuring a plan: the hybrid's outputs against the dense model's, document by document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from hcompile.policy.batches import Batch, batches
+from hcompile.policy.documents import Document
+from hcompile.policy.interface import Interface
+from hcompile.policy.metrics.base import DocumentScore, Metric
+from hcompile.progress import Progress, quiet
+
+Call = Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
+"""A model: flat inputs to flat outputs."""
+
+_KEPT_BYTES = 2**30
+"""Dense outputs are kept between measurements up to this size, and computed again beyond it."""
+
+
+class Remembered:
+    """A model that is asked the same again and again: every plan is compared with the same dense outputs."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._kept: dict[str, Sequence[torch.Tensor]] = {}
+        self._bytes = 0
+
+    def __call__(self, inputs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        key = Document("", {str(index): tensor for index, tensor in enumerate(inputs)}).digest
+        if key in self._kept:
+            return self._kept[key]
+        outputs = self._call(inputs)
+        size = sum(output.element_size() * output.numel() for output in outputs)
+        if self._bytes + size <= _KEPT_BYTES:
+            self._kept[key] = outputs
+            self._bytes += size
+        return outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The dense and the hybrid model, and what is compared."""
+
+    dense: Call
+    hybrid: Call
+    interface: Interface
+    metric: Metric
+    progress: Progress = quiet
+
+    def measured(
+        self, documents: Sequence[Document], stage: str
+    ) -> Iterator[tuple[Batch, list[DocumentScore]]]:
+        """Yield the batches of `documents` (some rows padded) with the scores of their rows."""
+        done = 0
+        self.progress(stage, done, len(documents))
+        for batch in batches(documents, self.interface):
+            with torch.inference_mode():
+                dense, hybrid = self.dense(batch.inputs), self.hybrid(batch.inputs)
+                scores = self.metric.score(dense, hybrid, batch, self.interface)
+            done += len(batch.documents)
+            self.progress(stage, done, len(documents))
+            yield batch, scores

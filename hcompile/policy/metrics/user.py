@@ -1,0 +1,55 @@
+"""A user's own metric, `--metric package.module:function`.
+
+The function takes the dense model's outputs, the hybrid's, and the inputs (all lists of tensors, in the model's
+order) and returns the degradation of each row, `[B]`: 0 for equal outputs, larger for worse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+
+from hcompile.errors import UsageError
+from hcompile.policy.batches import Batch
+from hcompile.policy.interface import Interface
+from hcompile.policy.metrics.base import DocumentScore, Metric, check_finite
+from hcompile.policy.sources import load_function
+
+
+class UserMetric(Metric):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "user"
+    unit: ClassVar[str] = "a document"
+    needs_logits: ClassVar[bool] = False
+
+    def __init__(self, path: str) -> None:
+        """Raises: UsageError when there is no such function."""
+        self.path = path
+        self._function: Callable[..., Any] = load_function(path)
+
+    def label(self) -> str:
+        return self.path
+
+    def score(
+        self,
+        dense: Sequence[torch.Tensor],
+        hybrid: Sequence[torch.Tensor],
+        batch: Batch,
+        interface: Interface,
+    ) -> list[DocumentScore]:
+        rows = torch.as_tensor(
+            self._function(list(dense), list(hybrid), list(batch.inputs)), dtype=torch.float64
+        )
+        if rows.shape != (len(batch.documents),):
+            raise UsageError(
+                f"metric {self.path} returned shape {list(rows.shape)} for {len(batch.documents)} rows: "
+                "return one number a row"
+            )
+        scores = []
+        for value, tokens, document in zip(rows.tolist(), batch.token_counts(), batch.documents, strict=True):
+            check_finite(value, "hybrid", document.name)
+            scores.append(DocumentScore(value, 1.0, tokens))
+        return scores

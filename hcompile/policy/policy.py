@@ -1,0 +1,220 @@
+"""The quality-budget policy: profile, allocate, repair.
+
+A profile scores every (unit of heads, pattern) around the dense model. Allocation finds the fastest plan by those
+scores. Repair measures whole plans, scores again around one that nearly holds, and uses the budget up. The certificate
+(`hcompile.policy.certificate`) comes later, from the lowered module and from documents that nothing here has seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from hcompile.operator import Kernel
+from hcompile.patterns import Pattern
+from hcompile.plan import Plan
+from hcompile.policy.calibration import Splits
+from hcompile.policy.documents import data_digest
+from hcompile.policy.interface import Interface
+from hcompile.policy.log import Trial
+from hcompile.policy.measure import Call, Comparison, Remembered
+from hcompile.policy.memory import Forgetful, Memory
+from hcompile.policy.metrics.base import DocumentScore, Metric
+from hcompile.policy.profile import Scores, expand
+from hcompile.policy.repair import Effort, Repair
+from hcompile.policy.surrogate import Direction, Likelihood
+from hcompile.policy.units import Unit
+from hcompile.program import Program
+from hcompile.progress import Progress, quiet
+from hcompile.site import Site
+from hcompile.values import sha256_json
+
+Runner = Callable[[Plan, Sequence[torch.Tensor]], Sequence[torch.Tensor]]
+"""The program under a plan: flat inputs to flat outputs. `hcompile.pipeline.plan_runner` compiles one."""
+
+HeadTime = Callable[[Site, Pattern], float]
+"""Predicted time of one query head of a site under a pattern, in microseconds, at the length planned for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """What the policy runs.
+
+    Attributes:
+        program: the raised program.
+        dense: the dense model.
+        hybrid: the program under any plan.
+        kernel: computes the attention of a site with all heads under one pattern.
+    """
+
+    program: Program
+    dense: Call
+    hybrid: Runner
+    kernel: Kernel
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyResult:
+    """What came out.
+
+    Attributes:
+        plan: the fastest plan that holds; the dense plan when none does.
+        holds: a plan other than the dense one holds.
+        limit: the largest degradation allowed.
+        latency_us, dense_latency_us: predicted time of all attention of one row under the plan, and dense.
+        trials: every plan that was measured, in order.
+        data_sha256: of the profile and repair documents.
+    """
+
+    plan: Plan
+    holds: bool
+    limit: float
+    latency_us: float
+    dense_latency_us: float
+    trials: tuple[Trial, ...]
+    data_sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "plan": self.plan.to_json(),
+            "holds": self.holds,
+            "limit": self.limit,
+            "latency_us": self.latency_us,
+            "dense_latency_us": self.dense_latency_us,
+            "trials": [trial.to_json() for trial in self.trials],
+            "data_sha256": self.data_sha256,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> PolicyResult:
+        """Raises: ValueError, TypeError or KeyError when `value` is no result."""
+        trials = tuple(Trial.from_json(trial) for trial in value["trials"])
+        return cls(**{**value, "plan": Plan.from_json(value["plan"]), "trials": trials})
+
+
+def choose_plan(
+    models: Models,
+    units: Sequence[Unit],
+    splits: Splits,
+    metric: Metric,
+    limit: float,
+    head_us: HeadTime,
+    *,
+    effort: Effort | None = None,
+    memory: Memory | None = None,
+    seed: int = 0,
+    progress: Progress = quiet,
+) -> PolicyResult:
+    """Choose the fastest plan whose degradation stays within the limit.
+
+    Args:
+        units: what may change, see `units_of`.
+        limit: as the metric counts it (`Metric.limit`).
+        memory: where profile and repair measurements are kept and found again.
+
+    Raises:
+        UsageError: the metric does not fit the model, or an output is not finite.
+    """
+    program = models.program
+    interface = Interface.of(program)
+    metric.check(interface, program.sites)
+    dense = Plan.dense(program.sites)
+    latency_us = [[len(unit.heads) * head_us(unit.site, option) for option in unit.options] for unit in units]
+    dense_us = sum(row[0] for row in latency_us)
+    result = partial(PolicyResult, limit=limit, dense_latency_us=dense_us, data_sha256=splits.digest)
+    if limit <= 0:
+        return result(plan=dense, holds=False, latency_us=dense_us, trials=())
+    keeper = _Keeper(Forgetful() if memory is None else memory, models, units, splits, metric, seed, progress)
+    repair = Repair(
+        units,
+        latency_us,
+        limit,
+        measure=keeper.measure,
+        certify_documents=len(splits.certify),
+        effort=Effort() if effort is None else effort,
+        seed=seed,
+    )
+    best = repair.run(keeper.expand(dense, "profile"), partial(keeper.expand, stage="refine"))
+    trials = tuple(repair.trials)
+    if best is None or best.plan == dense:
+        return result(plan=dense, holds=False, latency_us=dense_us, trials=trials)
+    return result(plan=best.plan, holds=True, latency_us=best.latency_us, trials=trials)
+
+
+class _Keeper:
+    """Measures and expands plans, or recalls what an earlier run found."""
+
+    def __init__(
+        self,
+        memory: Memory,
+        models: Models,
+        units: Sequence[Unit],
+        splits: Splits,
+        metric: Metric,
+        seed: int,
+        progress: Progress,
+    ) -> None:
+        self._memory = memory
+        self._models = models
+        self._units = units
+        self._splits = splits
+        self._metric = metric
+        self._seed = seed
+        self._progress = progress
+        self._interface = Interface.of(models.program)
+        self._surrogate = Likelihood() if metric.needs_logits else Direction()
+        self._dense = Remembered(models.dense)
+        self._options = sha256_json(
+            [[unit.site.name, unit.heads, [option.to_json() for option in unit.options]] for unit in units]
+        )
+
+    def expand(self, plan: Plan, stage: str) -> Scores:
+        key = {
+            "plan": plan.digest,
+            "options": self._options,
+            "surrogate": type(self._surrogate).__name__,
+            "data": data_digest(self._splits.profile),
+            "seed": self._seed,
+        }
+        known = self._memory.recall("policy.profile", key)
+        if known is not None:
+            return Scores.from_json(known)
+        scores = expand(
+            self._models.program,
+            plan,
+            self._splits.profile,
+            self._units,
+            interface=self._interface,
+            surrogate=self._surrogate,
+            dense=self._dense,
+            kernel=self._models.kernel,
+            seed=self._seed,
+            stage=stage,
+            progress=self._progress,
+        )
+        self._memory.keep("policy.profile", key, scores.to_json())
+        return scores
+
+    def measure(self, plan: Plan) -> list[DocumentScore]:
+        key = {
+            "plan": plan.digest,
+            "metric": self._metric.label(),
+            "data": data_digest(self._splits.repair),
+        }
+        known = self._memory.recall("policy.repair", key)
+        if known is not None:
+            return [DocumentScore.from_json(score) for score in known]
+        comparison = Comparison(
+            dense=self._dense,
+            hybrid=partial(self._models.hybrid, plan),
+            interface=self._interface,
+            metric=self._metric,
+            progress=self._progress,
+        )
+        scores = [score for _, found in comparison.measured(self._splits.repair, "repair") for score in found]
+        self._memory.keep("policy.repair", key, [score.to_json() for score in scores])
+        return scores

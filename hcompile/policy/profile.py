@@ -1,0 +1,205 @@
+"""Taylor scores of every (unit, pattern): what a small change of one unit adds to the degradation of a plan.
+
+Around a plan, the degradation of another one is expanded to second order in the attention outputs that would change:
+the gradient of the degradation itself (zero around the dense plan), and its curvature through random probes (see
+`surrogate`). A document costs one forward pass, two backward passes and one attention call per pattern and site, not
+one forward pass per (head, pattern).
+
+The curvature is summed over segments of the sequence. A probe's change over the whole sequence is right on average
+and mostly noise (log-standard deviation 0.57 against measured single-head KL, 10 documents); segments drop the
+covariance of far-apart tokens, which is small, and with it the noise: 0.18 with segments of 64, rank correlation
+0.997, bias -4 %. What the scores leave out, changes of several units that strengthen each other, is measured by
+repair and expanded again around its plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.fx import Interpreter, Node
+
+from hcompile.operator import Kernel
+from hcompile.passes.sites import K, Q, V, arguments
+from hcompile.patterns import Pattern
+from hcompile.plan import Plan
+from hcompile.policy.batches import Batch, make_batch
+from hcompile.policy.differentiable import attend
+from hcompile.policy.documents import Document
+from hcompile.policy.interface import Interface
+from hcompile.policy.measure import Call
+from hcompile.policy.surrogate import Surrogate
+from hcompile.policy.units import Unit
+from hcompile.program import SITE_META, Program
+from hcompile.progress import Progress, quiet
+from hcompile.site import Site
+
+SEGMENT = 64
+"""Tokens of a segment, see the module's docstring."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The expansion around a plan, in units of the degradation (per token).
+
+    Attributes:
+        base: the degradation of the plan itself on the profile documents.
+        slope: by unit and option, the first-order change when this unit takes this option.
+        curvature: the second-order one, not negative.
+    """
+
+    base: float
+    slope: tuple[tuple[float, ...], ...]
+    curvature: tuple[tuple[float, ...], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "base": self.base,
+            "slope": [*map(list, self.slope)],
+            "curvature": [*map(list, self.curvature)],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Scores:
+        slope, curvature = (
+            tuple(tuple(map(float, row)) for row in value[name]) for name in ("slope", "curvature")
+        )
+        return cls(float(value["base"]), slope, curvature)
+
+
+@dataclass(slots=True)
+class _Tap:
+    """One site of one pass: what its heads read and returned. q `[1, Hq, S, D]`, k and v `[1, Hkv, S, D]`."""
+
+    site: Site
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    out: torch.Tensor
+
+
+class _Tapped(Interpreter):
+    """Runs a program's graph under a plan with differentiable attention, and keeps the taps."""
+
+    def __init__(self, program: Program, plan: Plan) -> None:
+        super().__init__(program.graph)
+        self._sites = {site.name: site for site in program.sites}
+        self._plan = plan
+        self.taps: list[_Tap] = []
+
+    def run_node(self, n: Node) -> Any:
+        if SITE_META not in n.meta:
+            return super().run_node(n)
+        site = self._sites[n.meta[SITE_META]]
+        q, k, v = (self.env[arguments(n)[place]] for place in (Q, K, V))
+        out = attend(q, k, v, self._plan[site.name], site)
+        if not out.requires_grad:
+            # No weight needs a gradient, so the first attention of every branch starts one.
+            out = out.detach().requires_grad_()
+        self.taps.append(_Tap(site, q.detach(), k.detach(), v.detach(), out))
+        return out
+
+
+def expand(
+    program: Program,
+    plan: Plan,
+    documents: Sequence[Document],
+    units: Sequence[Unit],
+    *,
+    interface: Interface,
+    surrogate: Surrogate,
+    dense: Call,
+    kernel: Kernel,
+    seed: int = 0,
+    stage: str = "profile",
+    progress: Progress = quiet,
+) -> Scores:
+    """Expand the degradation around `plan` on the profile documents, one at a time and without padding.
+
+    Args:
+        dense: the dense model, for the degradation of the plan itself.
+        kernel: computes a site's attention with all heads under one pattern.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    slope = [torch.zeros(len(unit.options), dtype=torch.float64) for unit in units]
+    curvature = [torch.zeros(len(unit.options), dtype=torch.float64) for unit in units]
+    base = 0.0
+    tokens = 0
+    for done, document in enumerate(documents):
+        progress(stage, done, len(documents))
+        batch = make_batch([document], interface)
+        with torch.inference_mode():
+            expected = dense(batch.inputs)
+        with torch.enable_grad():
+            taps, rows = _run(program, plan, batch, interface)
+            outs = [tap.out for tap in taps]
+            loss = surrogate.loss(rows, _rows(expected, interface))
+            probe = surrogate.probe(rows, generator)
+            pull = torch.autograd.grad(loss, outs, retain_graph=True, materialize_grads=True)
+            push = torch.autograd.grad(probe, outs, materialize_grads=True)
+        base += float(loss.detach())
+        tokens += len(rows)
+        del loss, probe, rows
+        with torch.no_grad():
+            for tap, first, second in zip(taps, pull, push, strict=True):
+                _add_site(tap, first, second, units, kernel, slope, curvature)
+    progress(stage, len(documents), len(documents))
+    return Scores(
+        base / tokens,
+        tuple(tuple((row / tokens).tolist()) for row in slope),
+        tuple(tuple((row / tokens).tolist()) for row in curvature),
+    )
+
+
+def _run(program: Program, plan: Plan, batch: Batch, interface: Interface) -> tuple[list[_Tap], torch.Tensor]:
+    tapped = _Tapped(program, plan)
+    outputs = tapped.run(*batch.inputs)
+    return tapped.taps, _rows(outputs, interface)
+
+
+def _rows(outputs: Sequence[torch.Tensor], interface: Interface) -> torch.Tensor:
+    """Return the output that counts as float32 `[tokens, features]`."""
+    # A clone, since the outputs of inference mode cannot take part in a gradient.
+    value = outputs[interface.output]
+    return (value.clone() if value.is_inference() else value).float().flatten(0, -2)
+
+
+def _add_site(
+    tap: _Tap,
+    pull: torch.Tensor,
+    push: torch.Tensor,
+    units: Sequence[Unit],
+    kernel: Kernel,
+    slope: list[torch.Tensor],
+    curvature: list[torch.Tensor],
+) -> None:
+    """Add one document's share of the scores of one site's units."""
+    mine = [index for index, unit in enumerate(units) if unit.site == tap.site]
+    patterns = dict.fromkeys(pattern for index in mine for pattern in units[index].options)
+    for pattern in patterns:
+        change = _uniform(tap, pattern, kernel).float() - tap.out.float()
+        first = (pull * change).sum((0, 2, 3), dtype=torch.float64)
+        segments = _segments((push * change).sum((0, 3)))
+        for index in mine:
+            unit = units[index]
+            if pattern not in unit.options:
+                continue
+            option = unit.options.index(pattern)
+            heads = list(unit.heads)
+            slope[index][option] += first[heads].sum()
+            curvature[index][option] += segments[heads].sum(0).square().sum() / 2
+
+
+def _uniform(tap: _Tap, pattern: Pattern, kernel: Kernel) -> torch.Tensor:
+    params = torch.tensor([pattern.params()] * tap.site.q_heads, dtype=torch.int32)
+    return kernel(tap.q, tap.k, tap.v, None, params, 0, tap.site.scale, tap.site.causal)
+
+
+def _segments(values: torch.Tensor) -> torch.Tensor:
+    """Sum `[H, S]` over segments of the sequence: float64 `[H, ceil(S / SEGMENT)]`."""
+    padded = F.pad(values.double(), (0, -values.shape[1] % SEGMENT))
+    parts: torch.Tensor = padded.unflatten(1, (-1, SEGMENT))
+    return parts.sum(-1)

@@ -1,0 +1,162 @@
+"""Repair: plans are measured jointly and proposed anew until one holds the budget and little of it is left over.
+
+Scores add up changes of single units, and changes strengthen each other: a plan that removes 80 % of the pairs of a
+trained model degrades it about 1.8 times as much as its scores say. So the limit that plans are allocated for is
+moved, by what was measured, until the measured degradation fits; and the scores are taken again around a plan that
+nearly fits, which then include what the plan has already changed.
+
+The repair documents are a sample, and the certificate will speak from another one. A plan is accepted when the bound
+on that other sample is likely to hold (`statistics.likely_bound`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from hcompile.plan import Plan
+from hcompile.policy.allocate import allocate
+from hcompile.policy.log import Trial
+from hcompile.policy.metrics.base import DocumentScore, degradation
+from hcompile.policy.profile import Scores
+from hcompile.policy.statistics import likely_bound
+from hcompile.policy.units import Unit, plan_of
+
+CONFIDENCE = 0.95
+"""Of the likely bound: one certificate in twenty fails where documents of both splits come from one population."""
+
+_STRENGTHENING = 1.8
+"""Measured over predicted degradation of first plans; only a starting point."""
+_HEADROOM = 1.3
+"""Likely bound over degradation at the default numbers of documents; only a starting point."""
+_NEAR = (0.8, 1.3)
+"""Likely bounds, as shares of the limit, that are near enough to take scores around the plan."""
+_USED_UP = 0.97
+"""Share of the limit from which on the search for more ends."""
+_AIM = 0.985
+"""Share of the limit that proposals aim at."""
+_CROWDING = 2.0
+"""Factor on the curvature around a measured plan: many units change at once there, each against the old plan. Of the
+factors 1 and 2, and of 0, 0.5 and 1 standard errors added to the slope, 2 alone gave the best plans."""
+
+
+class Measure(Protocol):
+    """Measures a plan on the repair documents."""
+
+    def __call__(self, plan: Plan) -> list[DocumentScore]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """When repair stops.
+
+    Attributes:
+        trials: plans measured at most.
+        time_limit_s: no measurement starts later than this, None for no limit.
+    """
+
+    trials: int = 8
+    time_limit_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.trials < 1 or (self.time_limit_s is not None and self.time_limit_s < 0):
+            raise ValueError(f"{self}: at least one trial, and no negative time")
+
+
+class Repair:
+    """One search for a plan; `run` does it, `trials` is its log."""
+
+    def __init__(
+        self,
+        units: Sequence[Unit],
+        latency_us: Sequence[Sequence[float]],
+        limit: float,
+        *,
+        measure: Measure,
+        certify_documents: int,
+        effort: Effort,
+        seed: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`latency_us`: by unit and option. `certify_documents`: how many the certificate will be measured on."""
+        self.trials: list[Trial] = []
+        self._units = units
+        self._latency_us = latency_us
+        self._limit = limit
+        self._measure = measure
+        self._fresh = certify_documents
+        self._effort = effort
+        self._seed = seed
+        self._clock = clock
+        self._deadline = None if effort.time_limit_s is None else clock() + effort.time_limit_s
+
+    def run(self, scores: Scores, expand_around: Callable[[Plan], Scores]) -> Trial | None:
+        """Return the fastest accepted plan, None when none but the dense one holds."""
+        start = self._limit / _HEADROOM / _STRENGTHENING
+        self._search("profile", scores, scores.curvature, start, lambda trial: _near(trial, self._limit))
+        around = min(self.trials, key=lambda trial: abs(trial.likely_bound - self._limit), default=None)
+        if around is not None and not self._spent():
+            refined = expand_around(around.plan)
+            cost = _sum(refined.slope, refined.curvature, _CROWDING)
+            start = refined.base * _AIM * self._limit / around.likely_bound
+            self._search("refine", refined, cost, start, self._used_up)
+        accepted = [trial for trial in self.trials if trial.accepted]
+        return min(accepted, key=lambda trial: trial.latency_us, default=None)
+
+    def _search(
+        self,
+        stage: str,
+        scores: Scores,
+        cost: Sequence[Sequence[float]],
+        allowed: float,
+        enough: Callable[[Trial], bool],
+    ) -> None:
+        """Measure plans allocated for a moving limit, `allowed`, until one is `enough` or no other comes out."""
+        held, broken = 0.0, float("inf")
+        while not self._spent():
+            choice = allocate(self._latency_us, cost, allowed - scores.base)
+            plan = None if choice is None else plan_of(self._units, choice)
+            if choice is None or plan is None or any(plan == trial.plan for trial in self.trials):
+                return
+            predicted = scores.base + sum(row[option] for row, option in zip(cost, choice, strict=True))
+            trial = self._try(stage, plan, choice, predicted)
+            if enough(trial):
+                return
+            if trial.accepted:
+                held = max(held, allowed)
+            else:
+                broken = min(broken, allowed)
+            # Where nothing was lost at all, the next plan may lose ten times as much.
+            factor = _AIM * self._limit / max(trial.likely_bound, self._limit / 10)
+            proposed = allowed * factor
+            allowed = proposed if held < proposed < broken else (held + broken) / 2
+
+    def _try(self, stage: str, plan: Plan, choice: Sequence[int], predicted: float) -> Trial:
+        scores = self._measure(plan)
+        bound = likely_bound(scores, self._fresh, CONFIDENCE, self._seed)
+        latency_us = sum(row[option] for row, option in zip(self._latency_us, choice, strict=True))
+        trial = Trial(stage, plan, predicted, degradation(scores), bound, latency_us, bound <= self._limit)
+        self.trials.append(trial)
+        return trial
+
+    def _used_up(self, trial: Trial) -> bool:
+        return trial.accepted and trial.likely_bound >= _USED_UP * self._limit
+
+    def _spent(self) -> bool:
+        late = self._deadline is not None and self._clock() >= self._deadline
+        return late or len(self.trials) >= self._effort.trials
+
+
+def _near(trial: Trial, limit: float) -> bool:
+    return _NEAR[0] * limit <= trial.likely_bound <= _NEAR[1] * limit
+
+
+def _sum(
+    slope: Sequence[Sequence[float]], curvature: Sequence[Sequence[float]], factor: float
+) -> list[list[float]]:
+    return [
+        [first + factor * second for first, second in zip(slopes, curvatures, strict=True)]
+        for slopes, curvatures in zip(slope, curvature, strict=True)
+    ]

@@ -1,0 +1,73 @@
+"""A one-sided upper bound on a degradation, by resampling documents.
+
+Degradations of documents are positive and skewed: most documents hardly notice a window, a few do. At 32 documents
+of a log-normal spread (sigma 0.5, which trained language models show) a nominal 95 % bound from Student's t covers the
+truth in 91 % of cases, the BCa bootstrap in 93 %, the studentised bootstrap in 94 %; at 64 documents 93, 94 and 95 %
+(2000 simulations each, tests/policy/test_statistics.py repeats a part). So: the studentised bootstrap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from hcompile.policy.metrics.base import DocumentScore
+
+RESAMPLES = 10_000
+
+
+def upper_bound(
+    scores: Sequence[DocumentScore], confidence: float, seed: int, resamples: int = RESAMPLES
+) -> float:
+    """Return the one-sided upper confidence bound of sum(total) / sum(weight) over the population of documents.
+
+    Bootstrap-t (Efron & Tibshirani 1993, ch. 12.5) of a ratio of sums, with the standard error of its linearisation.
+
+    Raises:
+        ValueError: fewer than two documents, or weights that add up to nothing.
+    """
+    totals = np.array([score.total for score in scores], dtype=np.float64)
+    weights = np.array([score.weight for score in scores], dtype=np.float64)
+    if len(scores) < 2 or not weights.sum() > 0:
+        raise ValueError(f"a bound needs at least two documents of positive weight, not {len(scores)}")
+    estimate, error = _ratio(totals[None], weights[None])
+    if error[0] == 0.0:
+        return float(estimate[0])
+    draws = np.random.default_rng(seed).integers(0, len(scores), (resamples, len(scores)))
+    ratios, errors = _ratio(totals[draws], weights[draws])
+    # A resample of one document over and over has no spread; its t is infinite, in the direction of its ratio.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(errors > 0, (ratios - estimate) / errors, np.sign(ratios - estimate) * np.inf)
+    low = np.quantile(t, 1.0 - confidence, method="inverted_cdf")
+    return float(estimate[0] - low * error[0])
+
+
+def standard_error(scores: Sequence[DocumentScore]) -> float:
+    """Return the standard error of the degradation over documents."""
+    totals = np.array([[score.total for score in scores]], dtype=np.float64)
+    weights = np.array([[score.weight for score in scores]], dtype=np.float64)
+    return float(_ratio(totals, weights)[1][0])
+
+
+def likely_bound(scores: Sequence[DocumentScore], fresh: int, confidence: float, seed: int) -> float:
+    """Return what the upper bound on `fresh` other documents stays below, with the same confidence.
+
+    The bound on those documents is about their mean plus `z` standard errors, and their mean differs from the one
+    measured here by the errors of both samples.
+    """
+    bound = upper_bound(scores, confidence, seed)
+    mean = sum(score.total for score in scores) / sum(score.weight for score in scores)
+    here = bound - mean
+    there = here * math.sqrt(len(scores) / fresh)
+    return mean + there + math.hypot(here, there)
+
+
+def _ratio(totals: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return sum(total) / sum(weight) and its standard error along the last axis."""
+    count = totals.shape[-1]
+    sums = weights.sum(-1)
+    ratio = totals.sum(-1) / sums
+    residuals = totals - ratio[..., None] * weights
+    return ratio, np.sqrt(residuals.var(-1, ddof=1) * count) / sums
