@@ -19,6 +19,9 @@ CHECK_LENGTHS = (237, 61)
 _EXP2_ERROR = 4e-7
 """Relative error that a kernel's own exponential may have."""
 
+_ZERO = 1e-30
+"""Where no key is seen the output is zero, exactly."""
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -78,26 +81,38 @@ def _check_case(
     if not all(torch.equal(before, after) for before, after in zip(kept, (q, k, v), strict=True)):
         raise RuntimeError("the kernel wrote to its inputs")
     q, k, v = q.double(), k.double(), v.double()
-    wanted = attention_reference(q, k, v, mask, params, kv_len - q_len, scale, workload.causal)
-    return compare(out, wanted, tolerance_of(q, k, v, wanted, scale, dtype))
+    offset = kv_len - q_len
+    wanted = attention_reference(q, k, v, mask, params, offset, scale, workload.causal)
+    spread = attention_reference(q, k, v.abs(), mask, params, offset, scale, workload.causal)
+    return compare(out, wanted, tolerance_of(q, k, wanted, spread, scale, dtype))
 
 
 def tolerance_of(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, wanted: torch.Tensor, scale: float, dtype: torch.dtype
+    q: torch.Tensor,
+    k: torch.Tensor,
+    wanted: torch.Tensor,
+    spread: torch.Tensor,
+    scale: float,
+    dtype: torch.dtype,
 ) -> torch.Tensor:
-    """Return the error each output element may have, from float64 inputs and reference: broadcasts to `wanted`.
+    """Return the error that each output element may have.
 
     A kernel computes in float32 (unit roundoff u) and rounds its output to `dtype`. A score is a dot product of D
     terms, wrong by at most (D + 2) u sum|q k|; a weight is relatively wrong by that much and by the exponential's
     error; numerator and denominator add a rounding per term, which random signs keep at sqrt(keys). The output is a
-    mean of values with such weights, so it is wrong by twice the sum of these times the largest value.
+    mean of values with such weights: it is wrong by twice the sum of these, times the same mean of |values|.
+
+    Args:
+        q, k: float64. `[B, Hq, Sq, D]` and `[B, Hkv, Sk, D]`.
+        wanted, spread: the float64 reference for V and for |V|: `[B, Hq, Sq, D]`.
     """
     unit = torch.finfo(torch.float32).eps / 2
     keys, head_dim = k.shape[2], q.shape[3]
-    largest = float(q.abs().sum(-1).max() * k.abs().max() * abs(scale))
-    relative = (head_dim + 2) * unit * largest + _EXP2_ERROR + 2 * keys**0.5 * unit
+    absolute = q.abs().unflatten(1, (k.shape[1], -1)) @ k.abs().unsqueeze(2).transpose(-1, -2)
+    score_error = (head_dim + 2) * unit * float(absolute.max()) * abs(scale)
+    relative = score_error + _EXP2_ERROR + 2 * keys**0.5 * unit
     rounding = 0.0 if dtype == torch.float32 else torch.finfo(dtype).eps / 2
-    tolerance: torch.Tensor = wanted.abs() * rounding + 2 * relative * float(v.abs().max())
+    tolerance: torch.Tensor = 2 * relative * spread + rounding * wanted.abs() + _ZERO
     return tolerance
 
 

@@ -16,6 +16,9 @@ from hcompile.tuning.timing import Rounds
 from hcompile.tuning_db.record import Status
 from hcompile.workload import Workload
 
+ROUNDS = Rounds()
+FINAL_ROUNDS = Rounds(least=10)
+
 
 @dataclass(frozen=True, slots=True)
 class MeasureLimits:
@@ -76,8 +79,8 @@ class Measurer:
         for schedule, reply in zip(missing, self._pool.map(requests, self._limits.build_s), strict=True):
             self._built[_build_key(workload, schedule)] = _outcome(reply)
 
-    def measure(self, workload: Workload, schedule: Schedule, limit_us: float = math.inf) -> Measurement:
-        """Check a schedule and time it; by one call only where it takes longer than `limit_us`."""
+    def measure(self, workload: Workload, schedule: Schedule, rounds: Rounds = ROUNDS) -> Measurement:
+        """Check a schedule, and time it where it is right."""
         self.measured += 1
         self.build(workload, [schedule])
         built = self._built[_build_key(workload, schedule)]
@@ -90,7 +93,7 @@ class Measurer:
             max_err = None
         if checked.failure is not None:
             return Measurement(schedule, checked.failure, (), max_err, tolerance, checked.message)
-        timed = self.time(workload, [schedule], Rounds(limit_us=limit_us))[0]
+        timed = self.time(workload, [schedule], rounds)[0]
         return replace(timed, max_err=max_err, tolerance=tolerance)
 
     def time(self, workload: Workload, schedules: Sequence[Schedule], rounds: Rounds) -> list[Measurement]:
@@ -114,7 +117,7 @@ class Measurer:
 
     def retime(self, workload: Workload, measurements: Sequence[Measurement]) -> list[Measurement]:
         """Time right candidates against each other, in turn; as they were where one of them fails now."""
-        timed = self.time(workload, [each.schedule for each in measurements], Rounds(least=10))
+        timed = self.time(workload, [each.schedule for each in measurements], FINAL_ROUNDS)
         if not all(each.ok for each in timed):
             return list(measurements)
         pairs = zip(measurements, timed, strict=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from hcompile.schedules import Schedule
-from hcompile.tuning.measure import Measurer
+from hcompile.tuning.measure import ROUNDS, Measurer
 from hcompile.tuning.measurement import Measurement
 from hcompile.tuning_db.key import RecordKey
 from hcompile.tuning_db.record import Record
@@ -26,11 +27,12 @@ class RecordingRunner:
         self._run_id = run_id
 
     def run(self, schedules: Sequence[Schedule], limit_us: float) -> Iterator[Measurement]:
+        rounds = replace(ROUNDS, limit_us=limit_us)
         self._measurer.build(self._key.workload, schedules)
         for schedule in schedules:
             claim = self._db.claim(self._key, schedule.text, run_id=self._run_id)
             if claim is Claim.GRANTED:
-                measurement = self._measurer.measure(self._key.workload, schedule, limit_us)
+                measurement = self._measurer.measure(self._key.workload, schedule, rounds)
                 self._keep(measurement)
                 yield measurement
             elif claim is Claim.QUARANTINED:

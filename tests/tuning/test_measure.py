@@ -17,6 +17,7 @@ from hcompile.patterns import Dense, Local
 from hcompile.schedules import Schedule
 from hcompile.tuning.measure import MeasureLimits, Measurer
 from hcompile.tuning.measurement import Measurement
+from hcompile.tuning.timing import Rounds
 from hcompile.tuning_db.record import Status
 from hcompile.workload import Workload
 from tests.tuning import fault_backends as faults
@@ -117,7 +118,7 @@ def test_finalists_keep_their_times_when_one_of_them_crashes_now(measurer: Measu
 
 
 def test_slow_candidate_is_timed_by_one_call(measurer: Measurer) -> None:
-    assert len(measurer.measure(WORKLOAD, fault(faults.RIGHT), limit_us=0.001).times_us) == 1
+    assert len(measurer.measure(WORKLOAD, fault(faults.RIGHT), Rounds(limit_us=0.001)).times_us) == 1
 
 
 def test_built_files_are_gone_with_the_measurer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -130,7 +131,9 @@ def test_built_files_are_gone_with_the_measurer(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_a_backend_that_cannot_be_loaded_is_the_environment_s_fault() -> None:
-    told = pytest.raises(EnvironmentFault, match=r"^a measuring process does not start .*cannot be loaded.*doctor$")
+    told = pytest.raises(
+        EnvironmentFault, match=r"^a measuring process does not start .*cannot be loaded.*doctor$"
+    )
     with Measurer("tests.tuning.no_such_backend:backend", 1) as opened, told:
         opened.build(WORKLOAD, [fault(faults.RIGHT)])
 
