@@ -7,6 +7,7 @@ constants are `get_attr` nodes, so that the graph can be written as data and bou
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -121,7 +122,11 @@ class Program:
             UsageError: the model changes a buffer or an input, or takes or returns something other than tensors
                 in tuples, lists and dicts.
         """
-        return _from_exported(exported.run_decompositions({}))
+        with warnings.catch_warnings():
+            # torch copies its own trees with a class that it has deprecated.
+            warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+            functional = exported.run_decompositions({})
+        return _from_exported(functional)
 
 
 def bind_tensors(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> GraphModule:
