@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +23,17 @@ from transformers.utils import logging as transformers_logging
 
 from hcompile.errors import UsageError
 from hcompile.frontend.attention_interface import marker_facts, recording
+from hcompile.frontend.messages import one_line
 from hcompile.left import LeftDense
 from hcompile.operator import attention
+from hcompile.passes.raise_attention import raise_attention
 from hcompile.passes.sites import free_name, insert_attention, settle_sites, strip_wrapper
+from hcompile.passes.verify import compare_outputs
 from hcompile.program import InputSpec, Program
 
 _EXAMPLE_BATCH = 2
 _EXAMPLE_LENGTH = 24
+_COMPARED_LENGTH = 40
 _CODE_CHOICES = frozenset(
     f"{start}{part}_implementation" for start in ("", "_") for part in ("attn", "experts")
 )
@@ -83,25 +88,28 @@ class _Call:
     positions: int
 
 
-def load_folder(path: Path, dtype: torch.dtype | None = None) -> tuple[Program, PreTrainedModel]:
+def load_folder(path: Path, dtype: torch.dtype | None = None) -> Program:
     """Import a transformers folder.
 
     Args:
         dtype: dtype of the weights, None for the one they are saved in.
 
-    Returns:
-        The raised program, and the model of transformers that it was made of (they share the weights).
-
     Raises:
         UsageError: the folder is damaged, needs code or weights of a kind that is never loaded, or is of a model that
             cannot be exported.
+        HCompileError: the program does not compute what the model computes.
     """
-    model = _load_model(path, dtype)
-    return import_model(model, str(path)), model
+    return import_model(_load_model(path, dtype), str(path))
 
 
 def import_model(model: PreTrainedModel, source: str) -> Program:
-    """Export a loaded model with our attention and raise it; `source` names it in errors."""
+    """Export a loaded model with our attention, raise what else there is, and compare with the model itself.
+
+    Args:
+        source: what to call the model in errors.
+
+    Raises: as `load_folder`.
+    """
     for option, value in (("use_cache", False), ("return_dict", True), ("output_attentions", False)):
         setattr(model.config, option, value)
     call = _call_of(model, source)
@@ -117,7 +125,32 @@ def import_model(model: PreTrainedModel, source: str) -> Program:
     with recording(model, call.positions) as record, torch.no_grad(), _one_line(source, "be exported"):
         exported = torch.export.export(wrapper, (), call.example, dynamic_shapes=call.dynamic, strict=False)
     program = _adopt(strip_wrapper(Program.from_exported(exported), "network."), record.left)
-    return _with_default_mask(program)
+    program = raise_attention(_with_default_mask(program))
+    _compare(program, model, output)
+    return program
+
+
+def _compare(program: Program, model: PreTrainedModel, output: str) -> None:
+    """Compare with the model under its own attention, on random inputs with one row padded on the left."""
+    generator = torch.Generator().manual_seed(0)
+    inputs: dict[str, torch.Tensor] = {}
+    length = min([_COMPARED_LENGTH, *(most for _, most in program.dims.values() if most is not None)])
+    for spec in program.inputs:
+        shape = [
+            size if isinstance(size, int) else (_EXAMPLE_BATCH, length)[axis]
+            for axis, size in enumerate(spec.shape)
+        ]
+        if spec.name == "pixel_values":
+            inputs[spec.name] = torch.randn(shape, generator=generator).to(model.dtype)
+        elif spec.name == "input_ids":
+            vocabulary = model.config.get_text_config().vocab_size
+            inputs[spec.name] = torch.randint(vocabulary, shape, generator=generator)
+        else:
+            inputs[spec.name] = torch.ones(shape, dtype=torch.int64)
+            inputs[spec.name][0, : length // 4] = 0
+    with torch.no_grad():
+        expected = model(**inputs)[output]
+    compare_outputs([expected], program, list(inputs.values()))
 
 
 def _adopt(program: Program, reasons: dict[str, str]) -> Program:
@@ -241,7 +274,8 @@ def _without_progress_bars() -> Iterator[None]:
 def _one_line(source: object, what: str) -> Iterator[None]:
     """Turn what transformers and torch.export raise for an unfit model into one line."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+            yield
     except _UNFIT as error:
-        first = next(iter(str(error).strip().splitlines()), "")
-        raise UsageError(f"{source}: the model cannot {what} ({type(error).__name__}: {first})") from error
+        raise UsageError(f"{source}: the model cannot {what} ({one_line(error)})") from error
