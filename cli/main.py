@@ -8,8 +8,13 @@ from typing import Any
 import click
 
 from hcompile import __version__
+from hcompile.cli.bench import bench
 from hcompile.cli.db import db
 from hcompile.cli.doctor import doctor
+from hcompile.cli.inspect import inspect
+from hcompile.cli.optimize import optimize
+from hcompile.cli.tune import tune
+from hcompile.cli.verify import verify
 from hcompile.errors import HCompileError
 
 INTERRUPTED = 130
@@ -38,7 +43,9 @@ class CommandLine(click.Group):
             ctx.exit(exit_code)
 
 
-def _show_warning(message: Warning | str, *_place: object) -> None:
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object
+) -> None:
     click.echo(f"Warning: {' '.join(str(message).split())}", err=True)
 
 
@@ -63,5 +70,5 @@ def main(traceback: bool) -> None:
     """
 
 
-for command in (doctor, db):
+for command in (optimize, inspect, verify, bench, tune, db, doctor):
     main.add_command(command)

@@ -50,6 +50,9 @@ class Duration(click.ParamType[float]):
 
 
 as_json: Option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+calib: Option = click.option(
+    "--calib", metavar="SOURCE", help="Text files, a folder, jsonl, safetensors, or module:function."
+)
 database: Option = click.option("--db", metavar="URL", help="Path or URL of another tuning database.")
 dtype: Option = click.option(
     "--dtype",
@@ -62,10 +65,16 @@ factory: Option = click.option(
 lengths: Option = click.option(
     "--lengths", type=Integers(least=1), metavar="N,N,...", help="Sequence lengths, such as 1024,8192."
 )
+metric: Option = click.option(
+    "--metric", metavar="MODULE:FUNCTION", help="A metric of your own, for the budget's name."
+)
 seed: Option = click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Makes a run repeatable."
 )
 time_limit: Option = click.option(
     "--time-limit", "time_limit_s", type=Duration(), help="End tuning after this time, such as 20m."
+)
+trials: Option = click.option(
+    "--trials", type=click.IntRange(min=1), help="Measure at most this many kernels for each workload."
 )
 trust: Option = click.option("--trust", is_flag=True, help="Load an archive even if it could run code.")

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hcompile.artifact.load import load
-    from hcompile.pipeline import OptimizeReport, OptimizeRequest, optimize
+    from hcompile.pipeline.optimize import optimize
+    from hcompile.pipeline.report import OptimizeReport
+    from hcompile.pipeline.request import OptimizeRequest
     from hcompile.runtime.module import CompiledModule
 
 __all__ = ["CompiledModule", "OptimizeReport", "OptimizeRequest", "__version__", "load", "optimize"]
@@ -22,10 +24,10 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "CompiledModule": "hcompile.runtime.module",
-    "OptimizeReport": "hcompile.pipeline",
-    "OptimizeRequest": "hcompile.pipeline",
+    "OptimizeReport": "hcompile.pipeline.report",
+    "OptimizeRequest": "hcompile.pipeline.request",
     "load": "hcompile.artifact.load",
-    "optimize": "hcompile.pipeline",
+    "optimize": "hcompile.pipeline.optimize",
 }
 
 

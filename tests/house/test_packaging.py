@@ -18,7 +18,9 @@ def test_wheel_holds_every_source_file_under_the_package(tmp_path: Path) -> None
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, tmp_path / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(
+                source, tmp_path / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
+            )
         else:
             shutil.copy(source, tmp_path / name)
     command = (sys.executable, "-W", "ignore", "-c", BUILD)

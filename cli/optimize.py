@@ -1,0 +1,112 @@
+"""`hcompile optimize`: a trained model in, a faster one within a quality budget out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hcompile.cli.options import (
+    Integers,
+    as_json,
+    calib,
+    database,
+    dtype,
+    factory,
+    lengths,
+    metric,
+    seed,
+    time_limit,
+    trials,
+    trust,
+)
+from hcompile.cli.render import print_json, progress, remark
+from hcompile.cli.tables import print_certificate, print_crossover, print_left, print_plan, print_work
+from hcompile.errors import BudgetError
+from hcompile.pipeline.request import GRANULARITIES, OptimizeRequest
+
+if TYPE_CHECKING:
+    from hcompile.pipeline.report import OptimizeReport
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="What to write: MODEL's name with .hcm by default.",
+)
+@click.option(
+    "--budget",
+    default="kl=0.003",
+    show_default=True,
+    metavar="METRIC=LIMIT",
+    help="The largest loss of quality.",
+)
+@metric
+@calib
+@click.option("--verify", metavar="SOURCE", help="Data for certifying only; part of --calib by default.")
+@lengths
+@click.option(
+    "--granularity",
+    type=click.Choice(GRANULARITIES),
+    default="head",
+    show_default=True,
+    help="What has a pattern of its own: a query head, a KV group, or a layer.",
+)
+@click.option(
+    "--keep-layers",
+    type=Integers(least=0),
+    default=(),
+    metavar="N,N,...",
+    help="Layers to leave as they are.",
+)
+@click.option(
+    "--plan", type=click.Path(path_type=Path), help="Take the plan of this file instead of choosing one."
+)
+@click.option("--dry-run", is_flag=True, help="Choose a plan and write it as JSON; no artifact.")
+@trials
+@time_limit
+@factory
+@dtype
+@trust
+@seed
+@database
+@as_json
+def optimize(as_json: bool, **fields: Any) -> None:
+    """Make MODEL faster within a quality budget.
+
+    The result is an artifact for hcompile.load. MODEL is a transformers folder, an archive of torch.export.save, or weights that belong to --model. Where only the
+    dense model holds the budget, that is what is written, and the exit code is 3.
+    """
+    request = OptimizeRequest(**fields)
+    from hcompile.pipeline.optimize import optimize as run
+
+    with progress() as report_progress:
+        report = run(request, report_progress)
+    for warning in report.warnings:
+        remark(f"Warning: {warning}")
+    if as_json:
+        print_json(report.to_json())
+    else:
+        _show(report)
+    if report.outcome == "dense":
+        raise BudgetError(
+            f"budget {request.budget} is out of reach, so {report.output} is the dense model: "
+            "allow more, or calibrate on data closer to what the model sees"
+        )
+
+
+def _show(report: OptimizeReport) -> None:
+    print_plan(report.plan, report.sites)
+    print_left(report.left)
+    for length, share in sorted(report.removed.items()):
+        click.echo(f"{share:.1%} of the dense pairs removed at {length} tokens")
+    if report.certificate is not None:
+        print_certificate(report.certificate)
+    if report.crossover is not None:
+        print_crossover(report.crossover)
+    click.echo(f"wrote {report.output}")
+    print_work(report.stages, report.kernels_measured, report.nodes)

@@ -1,0 +1,81 @@
+"""Parts of results that several commands print."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hcompile.cli.render import milliseconds, print_table, remark, seconds
+
+if TYPE_CHECKING:
+    from hcompile.left import LeftDense
+    from hcompile.pipeline.report import NodeTime
+    from hcompile.plan import Plan
+    from hcompile.site import Site
+
+
+def print_plan(plan: Plan, sites: Iterable[Site]) -> None:
+    """Print one row for each attention: how many of its heads have which pattern."""
+    rows = []
+    for site in sites:
+        counts = Counter(pattern.label() for pattern in plan[site.name])
+        heads = ", ".join(f"{count} {label}" for label, count in counts.most_common())
+        rows.append((site.name, f"{site.q_heads}/{site.kv_heads} of {site.head_dim}", heads))
+    print_table(("attention", "heads (query/KV)", "patterns (window+sinks)"), rows)
+
+
+def print_left(left: Iterable[LeftDense]) -> None:
+    """Print the attention that stays as it is, with the reasons."""
+    for attention in left:
+        click.echo(f"left as it is: {attention.name}: {attention.reason}")
+
+
+def print_certificate(certificate: Mapping[str, Any]) -> None:
+    """Print what a certificate (its JSON form) claims, and for which inputs."""
+    claim = "holds" if certificate["holds"] else "does NOT hold"
+    click.echo(
+        f"{certificate['metric']} {certificate['estimate']:.3g} {certificate['unit']}, "
+        f"at most {certificate['bound']:.3g} with {certificate['confidence']:.0%} confidence: "
+        f"the budget of {certificate['limit']:.3g} {claim}"
+    )
+    click.echo(
+        f"measured on {certificate['documents']} documents, {certificate['tokens']} tokens in rows of "
+        f"{certificate['shortest']} to {certificate['longest']}, from {certificate['domain']} "
+        f"({certificate['dtype']}, {certificate['padded_rows']} rows padded)"
+    )
+
+
+def print_crossover(crossover: Mapping[str, Any]) -> None:
+    """Print the measured times of both graphs by length, and which one calls take (JSON form of a crossover)."""
+    start = crossover["hybrid_from"]
+    rows = [
+        (
+            str(timing["length"]),
+            milliseconds(timing["dense_us"]),
+            milliseconds(timing["hybrid_us"]),
+            f"{timing['dense_us'] / timing['hybrid_us']:.2f}x",
+            "hybrid" if start is not None and timing["length"] >= start else "dense",
+        )
+        for timing in crossover["timings"]
+    ]
+    if rows:
+        print_table((">tokens", ">dense ms", ">hybrid ms", ">speedup", "calls take"), rows)
+
+
+def print_work(stages: Mapping[str, float], kernels_measured: int, nodes: Sequence[NodeTime]) -> None:
+    """Say on stderr how long the stages took, and how well the times of the plan's nodes were predicted."""
+    if nodes:
+        predicted, measured = (
+            sum(getattr(node, name) for node in nodes) for name in ("predicted_us", "measured_us")
+        )
+        remark(
+            f"attention at {nodes[0].length} tokens: {milliseconds(predicted)} ms predicted, "
+            f"{milliseconds(measured)} ms measured"
+        )
+    remark(
+        f"{kernels_measured} kernels measured; "
+        + ", ".join(f"{name} {seconds(s)}" for name, s in stages.items())
+    )

@@ -1,0 +1,58 @@
+"""`hcompile verify`: the certificate of an artifact, measured again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hcompile.cli.options import as_json, metric, seed
+from hcompile.cli.render import print_json, progress
+from hcompile.cli.tables import print_certificate
+from hcompile.errors import BudgetError
+
+
+@click.command()
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.argument("data")
+@click.option(
+    "--budget", metavar="METRIC=LIMIT", help="Hold it to this budget instead of the artifact's own."
+)
+@metric
+@click.option(
+    "--length", type=click.IntRange(min=1), help="Tokens of a document; the certificate's by default."
+)
+@click.option(
+    "--documents", type=click.IntRange(min=1), default=64, show_default=True, help="How many documents."
+)
+@seed
+@as_json
+def verify(
+    artifact: Path,
+    data: str,
+    budget: str | None,
+    metric: str | None,
+    length: int | None,
+    documents: int,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Measure again, on DATA, what ARTIFACT loses.
+
+    DATA takes the forms of --calib. The exit code is 3 where the budget does not hold.
+    """
+    from hcompile.pipeline.verify import VerifyRequest
+    from hcompile.pipeline.verify import verify as measure
+
+    request = VerifyRequest(artifact, data, budget, metric, length, documents, seed)
+    with progress() as report_progress:
+        report = measure(request, report_progress)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        print_certificate(report.measured.to_json())
+    if not report.measured.holds:
+        raise BudgetError(
+            f"{artifact} does not hold its budget on {data}: "
+            "compile the model again with --calib on data like this, or allow more"
+        )
