@@ -20,6 +20,14 @@ class Budget:
     metric: str
     limit: float
 
+    def __post_init__(self) -> None:
+        if not self.metric or self.metric != self.metric.strip():
+            raise ValueError(f"budget: {self.metric!r} is no metric's name")
+        if not math.isfinite(self.limit) or self.limit < 0:
+            raise ValueError(
+                f"budget: limit of {self.metric} is {self.limit}, wanted a finite number, not negative"
+            )
+
     @classmethod
     def parse(cls, text: str) -> Budget:
         """Read `metric=number` or `metric=number%`.
@@ -27,15 +35,17 @@ class Budget:
         Raises:
             ValueError: the text has another form, or the number is not finite or negative.
         """
-        metric, equals, number = text.partition("=")
+        metric, equals, number = (part.strip() for part in text.partition("="))
         scale = 0.01 if number.endswith("%") else 1.0
         try:
             limit = float(number.removesuffix("%")) * scale
         except ValueError:
             limit = math.nan
         if not equals or not metric or not math.isfinite(limit) or limit < 0:
-            raise ValueError(f"budget {text!r} is not of the form metric=number or metric=number%, such as kl=0.003")
-        return cls(metric.strip(), limit)
+            raise ValueError(
+                f"budget {text!r} is not of the form metric=number or metric=number%, such as kl=0.003"
+            )
+        return cls(metric, limit)
 
     def to_json(self) -> dict[str, Any]:
         return {"metric": self.metric, "limit": self.limit}

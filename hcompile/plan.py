@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hcompile.checks import check_object, check_text, shown
 from hcompile.patterns import Dense, Local, Pattern, parse_pattern
 from hcompile.site import Site
 from hcompile.values import sha256_json
@@ -24,8 +25,8 @@ class Plan:
         if len(set(names)) != len(names):
             raise ValueError("a plan names a site twice")
         for name, heads in self.choices:
-            if not heads:
-                raise ValueError(f"plan: site {name} has no heads")
+            if not heads or not all(isinstance(pattern, Pattern) for pattern in heads):
+                raise ValueError(f"plan: site {name} wants one pattern per query head, got {shown(heads)}")
 
     @classmethod
     def dense(cls, sites: Iterable[Site]) -> Plan:
@@ -48,16 +49,22 @@ class Plan:
         named = {name for name, _ in self.choices}
         if named != set(known):
             missing, extra = sorted(set(known) - named), sorted(named - set(known))
-            raise ValueError(f"the plan does not fit the model: missing sites {missing}, unknown sites {extra}")
+            raise ValueError(
+                f"the plan does not fit the model: missing sites {missing}, unknown sites {extra}"
+            )
         for name, heads in self.choices:
             site = known[name]
             if len(heads) != site.q_heads:
-                raise ValueError(f"plan: site {name} has {len(heads)} patterns for {site.q_heads} query heads")
+                raise ValueError(
+                    f"plan: site {name} has {len(heads)} patterns for {site.q_heads} query heads"
+                )
             own = own_pattern(site).params()
             for head, pattern in enumerate(heads):
                 window, sinks = pattern.params()
                 if site.window is not None and (window > own[0] or sinks > own[1]):
-                    raise ValueError(f"plan: head {head} of {name} sees more than the model's own window {site.window}")
+                    raise ValueError(
+                        f"plan: head {head} of {name} sees more than the model's own window {site.window}"
+                    )
 
     def visited_pairs(self, sites: Iterable[Site], length: int) -> int:
         """Count the (query, key) pairs of all heads in one row of `length` tokens."""
@@ -83,18 +90,26 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
-            "sites": [{"site": name, "heads": [pattern.to_json() for pattern in heads]} for name, heads in self.choices],
+            "sites": [
+                {"site": name, "heads": [pattern.to_json() for pattern in heads]}
+                for name, heads in self.choices
+            ],
         }
 
     @classmethod
     def from_json(cls, value: Any) -> Plan:
         """Raises: ValueError that says what is wrong with the form."""
-        if not isinstance(value, dict) or value.get("schema") != SCHEMA or not isinstance(value.get("sites"), list):
-            raise ValueError(f'a plan is an object {{"schema": {SCHEMA}, "sites": [...]}}')
+        check_object("plan", value, ("schema", "sites"))
+        if value["schema"] != SCHEMA or not isinstance(value["sites"], list):
+            raise ValueError(
+                f'plan: wanted an object {{"schema": {SCHEMA}, "sites": [...]}}, got {shown(value)}'
+            )
         choices = []
         for entry in value["sites"]:
-            if not isinstance(entry, dict) or not isinstance(entry.get("site"), str) or not isinstance(entry.get("heads"), list):
-                raise ValueError(f"plan: {entry!r} is no site entry with site and heads")
+            check_object("plan: a site's entry", entry, ("site", "heads"))
+            check_text("plan: a site's name", entry["site"])
+            if not isinstance(entry["heads"], list):
+                raise ValueError(f"plan: heads of {entry['site']} are {shown(entry['heads'])}, wanted a list")
             choices.append((entry["site"], tuple(parse_pattern(head) for head in entry["heads"])))
         return cls(tuple(choices))
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+from hcompile.checks import check_bool, check_int, check_object, check_text, shown
+from hcompile.patterns import UNBOUNDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +34,19 @@ class Site:
     window: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.name:
-            raise ValueError("a site needs a name")
-        if self.q_heads < 1 or self.kv_heads < 1 or self.q_heads % self.kv_heads:
-            raise ValueError(f"site {self.name}: {self.q_heads} query heads are no multiple of {self.kv_heads} KV heads")
-        if self.head_dim < 1 or not math.isfinite(self.scale) or self.layer < 0:
-            raise ValueError(f"site {self.name}: head_dim {self.head_dim}, scale {self.scale} or layer {self.layer} is wrong")
-        if self.window is not None and self.window < 1:
-            raise ValueError(f"site {self.name}: window {self.window} is below 1")
+        check_text("site name", self.name)
+        check_int(f"site {self.name}: layer", self.layer)
+        for field in ("q_heads", "kv_heads", "head_dim"):
+            check_int(f"site {self.name}: {field}", getattr(self, field), 1, UNBOUNDED)
+        if self.q_heads % self.kv_heads:
+            raise ValueError(
+                f"site {self.name}: {self.q_heads} query heads are no multiple of {self.kv_heads} KV heads"
+            )
+        if type(self.scale) not in (int, float) or not math.isfinite(self.scale):
+            raise ValueError(f"site {self.name}: scale is {shown(self.scale)}, wanted a finite number")
+        check_bool(f"site {self.name}: causal", self.causal)
+        if self.window is not None:
+            check_int(f"site {self.name}: window", self.window, 1)
 
     @property
     def group(self) -> int:
@@ -49,6 +57,6 @@ class Site:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Site:
-        """Raises: ValueError or TypeError when `value` is no site."""
-        return cls(**value)
+    def from_json(cls, value: Any) -> Site:
+        """Raises: ValueError when `value` is no site."""
+        return cls(**check_object("site", value, (field.name for field in fields(cls))))

@@ -42,10 +42,20 @@ class Pattern(ABC):
 
     @abstractmethod
     def visited_pairs(self, q_len: int, kv_len: int, *, causal: bool) -> int:
-        """Count the (query, key) pairs one head visits, exactly, without padding.
+        """Count the (query, key) pairs one head visits, exactly, without padding, at no cost that grows with lengths.
 
         The last query stands at the last key: `q_offset = kv_len - q_len`.
         """
+
+
+def clipped_sum(first: int, count: int, limit: int) -> int:
+    """Return the sum of `min(max(x, 0), limit)` over the `count` integers x from `first` on."""
+
+    def up_to(last: int) -> int:
+        ramp = min(max(last, 0), limit)
+        return ramp * (ramp + 1) // 2 + (max(last, 0) - ramp) * limit
+
+    return up_to(first + count - 1) - up_to(first - 1)
 
 
 _PARSERS: dict[str, Callable[[dict[str, Any]], Pattern]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from hcompile.patterns.base import UNBOUNDED, Pattern, register_family
+from hcompile.patterns.base import UNBOUNDED, Pattern, clipped_sum, register_family
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,7 @@ class Dense(Pattern):
     def visited_pairs(self, q_len: int, kv_len: int, *, causal: bool) -> int:
         if not causal:
             return q_len * kv_len
-        first = kv_len - q_len
-        return q_len * first + q_len * (q_len + 1) // 2
+        return clipped_sum(kv_len - q_len + 1, q_len, kv_len)
 
 
 register_family(Dense.family, lambda fields: Dense(**fields))

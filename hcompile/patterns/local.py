@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from hcompile.patterns.base import UNBOUNDED, Pattern, register_family
+from hcompile.patterns.base import UNBOUNDED, Pattern, clipped_sum, register_family
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,8 @@ class Local(Pattern):
     def __post_init__(self) -> None:
         for name, value, least in (("window", self.window, 1), ("sinks", self.sinks, 0)):
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value < UNBOUNDED:
-                raise ValueError(f"local pattern: {name} is {value!r}, wanted an integer from {least} to {UNBOUNDED - 1}")
+                wanted = f"an integer from {least} to {UNBOUNDED - 1}"
+                raise ValueError(f"local pattern: {name} is {value!r}, wanted {wanted}")
 
     def params(self) -> tuple[int, int]:
         return self.window, self.sinks
@@ -35,14 +36,16 @@ class Local(Pattern):
         return f"local {self.window}+{self.sinks}"
 
     def visited_pairs(self, q_len: int, kv_len: int, *, causal: bool) -> int:
-        total = 0
-        for position in range(kv_len - q_len, kv_len):
-            low = max(0, position - self.window + 1)
-            high = position + 1 if causal else min(kv_len, position + self.window)
-            sinks = min(self.sinks, position + 1 if causal else kv_len)
-            # Sinks before the window, the window itself, and (bidirectional only) sinks past it.
-            total += (high - low) + min(sinks, low) + max(0, sinks - high)
-        return total
+        first = kv_len - q_len
+        if causal:
+            # The window and the sinks before it: whatever is nearest of p + 1 keys.
+            return clipped_sum(first + 1, q_len, min(self.window + self.sinks, kv_len))
+        sinks = min(self.sinks, kv_len)
+        ends, starts = clipped_sum(first + self.window, q_len, kv_len), first - self.window + 1
+        windows = ends - clipped_sum(starts, q_len, kv_len)
+        before = clipped_sum(starts, q_len, sinks)
+        after = clipped_sum(sinks - self.window - kv_len + 1, q_len, sinks)
+        return windows + before + after
 
 
 register_family(Local.family, lambda fields: Local(**fields))
