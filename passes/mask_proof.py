@@ -11,7 +11,7 @@ all has no defined output: such rows are not compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -22,36 +22,16 @@ from hcompile.passes.candidate import Candidate
 from hcompile.passes.evaluate import (
     Evaluator,
     NotUnderstood,
-    Size,
     concrete,
     is_size,
-    operator_name,
     same_size,
     shape_of,
-    symbols_of,
 )
 from hcompile.passes.mask_meaning import MaskMeaning
+from hcompile.passes.mask_probes import HIDDEN, LONGEST_NEAR, Shape, paddings, sizes_far, sizes_near
 
-HIDDEN = -1e4
-"""An additive mask at or below this hides a key: the softmax gives it a weight of exactly 0."""
-
-_LENGTHS = (1, 2, 3, 4, 5, 7, 8, 13, 16, 33)
-_BATCHES = (1, 2, 3)
-_LARGEST = 2**26
-"""Most elements of a mask that is evaluated."""
-_NUMBERS = range(2, 2**20)
-_FILLS = frozenset({"masked_fill", "full", "full_like", "scalar_tensor", "where", "mul"})
-"""Operators whose very negative numbers are what hidden scores become, and no position."""
 _SPREAD = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The sizes of an attention, symbols and all."""
-
-    batch: Size
-    heads: int
-    length: Size
+"""Standard deviation of the scores that the softmax is tried on, after scaling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +72,10 @@ def prove_mask(
     cut = () if candidate.scores is None else (candidate.scores,)
     entry = _entry(root, cut, shape)
     question = _Question(candidate, root, entry, shape, tensors)
-    near = _sizes_near(shape, dims)
+    near = sizes_near(shape, dims)
     question.visible(near[-1], None if entry is None else question.marks(near[-1], value=True))
-    probes = [*near, *_sizes_far(_cone(root, cut), shape, tensors, dims)]
+    heads = shape.heads if candidate.scores is not None and candidate.scores.meta["val"].dim() == 3 else 1
+    probes = [*near, *sizes_far(_cone(root, cut), heads, shape, tensors, dims)]
     for padding in [None] if entry is None else [KeyPadding(entry, False), KeyPadding(entry, True)]:
         meaning = question.reading(padding, probes[-1])
         if meaning is not None and all(question.agrees(meaning, padding, sizes) for sizes in probes):
@@ -159,7 +140,8 @@ class _Question:
         batch, length = self._measure(sizes)
         position = torch.arange(length)
         placed = meaning.visible(position[:, None], position[None, :])[None, None]
-        for marks in _paddings(batch, length) if padding is not None else [None]:
+        near = length <= LONGEST_NEAR
+        for marks in paddings(batch, length, every=near) if padding is not None else [None]:
             expected = placed
             if marks is not None and padding is not None:
                 expected = placed & (marks ^ padding.inverted)[:, None, None, :]
@@ -167,7 +149,7 @@ class _Question:
             seen = self.visible(sizes, marks)
             if ((seen != expected) & rows).any():
                 return False
-            if self.candidate.scores is not None and length <= max(_LENGTHS):
+            if self.candidate.scores is not None and near:
                 self._check_softmax(expected, rows, sizes, marks)
         return True
 
@@ -189,6 +171,9 @@ class _Question:
     def _scores(self, sizes: Mapping[str, int], *, spread: float) -> torch.Tensor:
         assert self.candidate.scores is not None
         shape = [int(concrete(size, sizes)) for size in shape_of(self.candidate.scores)]
+        if len(shape) == 4 and shape[2] > LONGEST_NEAR:
+            # What masks long rows broadcasts over heads: one head stands for all, to save memory.
+            shape[1] = 1
         noise = (
             torch.randn(shape, generator=torch.Generator().manual_seed(0)) if spread else torch.zeros(shape)
         )
@@ -238,87 +223,3 @@ def _entry(root: Node, cut: tuple[Node, ...], shape: Shape) -> Node | None:
             if not any(other.op == "placeholder" for other in rest):
                 return node
     raise NotUnderstood(f"its mask depends on {', '.join(inputs)} in another way than padding of keys")
-
-
-def _sizes_near(shape: Shape, dims: Mapping[str, tuple[int, int | None]]) -> list[dict[str, int]]:
-    """Return small sizes of every kind, by symbol, without duplicates."""
-    if symbols_of(shape.length) & symbols_of(shape.batch):
-        raise NotUnderstood("its batch and its length depend on one size")
-    chosen = [
-        _sizes(shape, dims, _BATCHES[place % len(_BATCHES)], length) for place, length in enumerate(_LENGTHS)
-    ]
-    return list({tuple(sorted(sizes.items())): sizes for sizes in chosen}.values())
-
-
-def _sizes_far(
-    cone: list[Node],
-    shape: Shape,
-    tensors: Mapping[str, torch.Tensor],
-    dims: Mapping[str, tuple[int, int | None]],
-) -> list[dict[str, int]]:
-    """Return sizes past every number that the mask is made of, if there are any."""
-    far = max((number for node in _with_sizes(cone) for number in _numbers(node, tensors)), default=0)
-    symbols = symbols_of(shape.length)
-    if symbols and any(node.op == "get_attr" and tensors[str(node.target)].numel() > 1 for node in cone):
-        ends = [dims.get(name, (1, None))[1] for name in symbols]
-        if None in ends:
-            raise NotUnderstood("its mask is stored, and the length has no limit up to which to compare it")
-        far = max(far, *(end for end in ends if end is not None))
-    if not far:
-        return []
-    sizes = _sizes(shape, dims, 1, far + 2)
-    length = int(concrete(shape.length, sizes))
-    if shape.heads * length * length > _LARGEST:
-        raise NotUnderstood(
-            f"its mask would have to be evaluated at a length of {length}, which takes too much memory"
-        )
-    return [sizes]
-
-
-def _sizes(
-    shape: Shape, dims: Mapping[str, tuple[int, int | None]], batch: int, length: int
-) -> dict[str, int]:
-    wide, long = symbols_of(shape.batch), symbols_of(shape.length)
-    chosen = dict.fromkeys(dims, 3) | dict.fromkeys(wide, batch) | dict.fromkeys(long, length)
-    limits = {name: dims.get(name, (1, None)) for name in chosen}
-    return {
-        name: max(limits[name][0], min(value, limits[name][1] or value)) for name, value in chosen.items()
-    }
-
-
-def _with_sizes(cone: list[Node]) -> list[Node]:
-    """Return the cone and the sizes that it uses."""
-    met, waiting = set(cone), list(cone)
-    while waiting:
-        for used in waiting.pop().all_input_nodes:
-            if used not in met and is_size(used):
-                met.add(used)
-                waiting.append(used)
-    return list(met)
-
-
-def _numbers(node: Node, tensors: Mapping[str, torch.Tensor]) -> Iterator[int]:
-    """Yield the numbers a node is made with at which a rule of positions could change."""
-    values = [value for value in (*node.args, *node.kwargs.values()) if isinstance(value, (int, float))]
-    fills = operator_name(node) in _FILLS
-    if node.op == "get_attr" and tensors[str(node.target)].numel() == 1:
-        values.append(float(tensors[str(node.target)]))
-        fills = tensors[str(node.target)].is_floating_point()
-    for value in values:
-        if abs(value) < _NUMBERS.stop and int(abs(value)) in _NUMBERS and not (fills and value <= HIDDEN):
-            yield int(abs(value)) + 1
-
-
-def _paddings(batch: int, length: int) -> Iterator[torch.Tensor]:
-    """Yield bool `[batch, length]` of every kind: none, left, right, holes, one token, everything, mixed rows."""
-    position = torch.arange(length)
-    row = torch.arange(batch)[:, None]
-    yield torch.ones(batch, length, dtype=torch.bool)
-    yield torch.zeros(batch, length, dtype=torch.bool)
-    yield position >= (row + 1) % length
-    yield position < length - (row + 1) % length
-    yield (position + row) % 3 != 1
-    yield position == (length // 2 + row) % length
-    generator = torch.Generator().manual_seed(length)
-    for _ in range(3):
-        yield torch.rand(batch, length, generator=generator) < 0.6

@@ -7,9 +7,9 @@ Everything else stays as it was and is listed in `Program.left` with the reason.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch.fx import Graph, Node
@@ -17,12 +17,20 @@ from torch.fx import Graph, Node
 from hcompile.left import LeftDense
 from hcompile.passes.candidate import Candidate
 from hcompile.passes.canonical import respell, restore
-from hcompile.passes.evaluate import NotUnderstood, operator_name, same_size
-from hcompile.passes.layout import MOVES, Heads, Probe, call, find_heads
-from hcompile.passes.mask_proof import KeyPadding, MaskProof, Shape, prove_mask
+from hcompile.passes.evaluate import NotUnderstood, same_size
+from hcompile.passes.layout import Heads, Probe, call, find_heads
+from hcompile.passes.mask_probes import Shape
+from hcompile.passes.mask_proof import KeyPadding, MaskProof, prove_mask
 from hcompile.passes.match_eager import match_eager
 from hcompile.passes.match_sdpa import match_closed, match_sdpa
-from hcompile.passes.sites import MATCH_META, free_name, insert_attention, module_name, settle_sites
+from hcompile.passes.sites import (
+    MATCH_META,
+    accept_strides,
+    free_name,
+    insert_attention,
+    module_name,
+    settle_sites,
+)
 from hcompile.program import Program
 
 _aten = torch.ops.aten
@@ -30,18 +38,36 @@ _aten = torch.ops.aten
 
 def raise_attention(program: Program) -> Program:
     """Return the program with its attention raised; attention that is raised already stays."""
+    with _one_thread():
+        return _raise(program)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Evaluate on one thread: the tensors of proofs are so small that waking others costs more than the work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _raise(program: Program) -> Program:
     work = _Work(program, program.edit(), _probe(program))
     spelled = respell(work.graph)
     retired = {spelling.node for spelling in spelled}
     windows = {site.name: site.window for site in program.sites}
     left = {entry.name: entry.reason for entry in program.left}
+    kept = frozenset(left)
     guards = list(program.guards)
     for candidate in [*match_sdpa(work.graph), *match_eager(work.graph, program.tensors, retired)]:
         name = module_name(candidate.output if candidate.weights is None else candidate.weights)
         try:
             q, k, v, proof = work.understand(candidate)
         except NotUnderstood as error:
-            left.setdefault(name, str(error))
+            if name not in kept:
+                left[free_name(name, left)] = str(error)
             continue
         left.pop(name, None)
         name = free_name(name, windows)
@@ -51,7 +77,7 @@ def raise_attention(program: Program) -> Program:
         if guard is not None and guard not in guards:
             guards.append(guard)
     for node, reason in match_closed(work.graph):
-        left.setdefault(module_name(node), reason)
+        left[free_name(module_name(node), left)] = reason
     restore(spelled, work.raised)
     entries = tuple(LeftDense(name, reason) for name, reason in left.items())
     return settle_sites(program, work.graph, windows, left=entries, guards=tuple(guards))
@@ -112,7 +138,7 @@ class _Work:
         output.replace_all_uses_with(node)
         self.graph.erase_node(output)
         self.raised.add(output)
-        _accept_strides(node)
+        accept_strides(node)
 
     def key_mask(self, padding: KeyPadding) -> Node:
         """Return the bool `[B, S]` node that is True for valid keys."""
@@ -178,29 +204,3 @@ def _keys(candidate: Candidate, probe: Probe) -> list[Heads]:
     if not any(heads.source is rows for heads in found):
         graph.erase_node(rows)
     return found
-
-
-def _accept_strides(node: Node) -> None:
-    """Let what follows take the operator's memory `[B, S, H, D]`: views become reshapes, copies to that order go."""
-    for user in list(_moved_from(node)):
-        if user.target in (_aten.view.default, _aten._unsafe_view.default):
-            user.target = _aten.reshape.default
-        elif user.target is _aten.clone.default and _is_row_major(user.all_input_nodes[0], node):
-            user.replace_all_uses_with(user.all_input_nodes[0])
-
-
-def _moved_from(node: Node) -> Iterator[Node]:
-    for user in list(node.users):
-        if operator_name(user) in MOVES and user.all_input_nodes[0] is node:
-            yield user
-            yield from _moved_from(user)
-
-
-def _is_row_major(node: Node, output: Node) -> bool:
-    """Whether `node` turns the operator's output to `[B, S, H, D]`, the order it has in memory."""
-    arguments: tuple[Any, ...] = node.args
-    if not arguments or arguments[0] is not output:
-        return False
-    if node.target is _aten.permute.default:
-        return list(arguments[1]) == [0, 2, 1, 3]
-    return node.target is _aten.transpose.int and {axis % 4 for axis in arguments[1:]} == {1, 2}

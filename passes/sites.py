@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch.fx import Graph, Node
 
 from hcompile.operator import attention
+from hcompile.passes.evaluate import operator_name
+from hcompile.passes.layout import MOVES
 from hcompile.plan import own_pattern
 from hcompile.program import SITE_META, Program
 from hcompile.site import Site
+
+_aten = torch.ops.aten
 
 MATCH_META = "hcompile_match"
 """Key of `node.meta` that holds how a raised attention was found."""
@@ -33,14 +37,24 @@ def insert_attention(
 ) -> Node:
     """Insert an attention node named `name`; `settle_sites` gives it its parameters."""
     with graph.inserting_before(before):
+        q, k, v = (_with_rows_together(graph, operand) for operand in (q, k, v))
         node = graph.call_function(attention, (q, k, v, key_mask, None, None, None, 0, scale, causal, ""))
     node.meta = {SITE_META: name}
     if "nn_module_stack" in before.meta:
         node.meta["nn_module_stack"] = before.meta["nn_module_stack"]
-    if "val" in q.meta:
-        batch, heads, length, head_dim = q.meta["val"].shape
-        node.meta["val"] = q.meta["val"].new_empty((batch, length, heads, head_dim)).transpose(1, 2)
+    batch, heads, length, head_dim = q.meta["val"].shape
+    node.meta["val"] = q.meta["val"].new_empty((batch, length, heads, head_dim)).transpose(1, 2)
     return node
+
+
+def _with_rows_together(graph: Graph, operand: Node) -> Node:
+    """Return the operand, copied if its last dimension is not contiguous, as the operator wants it."""
+    value = operand.meta["val"]
+    if isinstance(stride := value.stride(-1), int) and stride == 1:
+        return operand
+    copy = graph.call_function(_aten.clone.default, (operand,), {"memory_format": torch.contiguous_format})
+    copy.meta["val"] = value.contiguous()
+    return copy
 
 
 def settle_sites(
@@ -94,6 +108,39 @@ def strip_wrapper(program: Program, prefix: str) -> Program:
             shorter = {key: (path.removeprefix(prefix), kind) for key, (path, kind) in stack.items()}
             node.meta["nn_module_stack"] = shorter
     return program.with_graph(graph)
+
+
+def accept_strides(node: Node) -> None:
+    """Let what follows take the operator's memory `[B, S, H, D]`: views become reshapes, copies to that order go."""
+    for user in list(_moved_from(node)):
+        if user.target in (_aten.view.default, _aten._unsafe_view.default):
+            user.target = _aten.reshape.default
+        elif _is_plain_copy(user) and _is_row_major(user.all_input_nodes[0], node):
+            user.replace_all_uses_with(user.all_input_nodes[0])
+
+
+def _moved_from(node: Node) -> Iterator[Node]:
+    for user in list(node.users):
+        if operator_name(user) in MOVES and user.all_input_nodes[0] is node:
+            yield user
+            yield from _moved_from(user)
+
+
+def _is_plain_copy(node: Node) -> bool:
+    return node.target is _aten.clone.default and node.kwargs.get("memory_format") in (
+        None,
+        torch.contiguous_format,
+    )
+
+
+def _is_row_major(node: Node, output: Node) -> bool:
+    """Whether `node` turns the operator's output to `[B, S, H, D]`, the order it has in memory."""
+    arguments: tuple[Any, ...] = node.args
+    if not arguments or arguments[0] is not output:
+        return False
+    if node.target is _aten.permute.default:
+        return list(arguments[1]) == [0, 2, 1, 3]
+    return node.target is _aten.transpose.int and {axis % 4 for axis in arguments[1:]} == {1, 2}
 
 
 def _site_of(node: Node, layer: int, window: int | None) -> Site:

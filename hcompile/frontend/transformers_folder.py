@@ -27,7 +27,7 @@ from hcompile.frontend.messages import one_line
 from hcompile.left import LeftDense
 from hcompile.operator import attention
 from hcompile.passes.raise_attention import raise_attention
-from hcompile.passes.sites import free_name, insert_attention, settle_sites, strip_wrapper
+from hcompile.passes.sites import accept_strides, free_name, insert_attention, settle_sites, strip_wrapper
 from hcompile.passes.verify import compare_outputs
 from hcompile.program import InputSpec, Program
 
@@ -162,8 +162,10 @@ def _adopt(program: Program, reasons: dict[str, str]) -> Program:
         found, window = marker_facts(binding)
         name = free_name(found, windows)
         windows[name] = window
-        node.replace_all_uses_with(insert_attention(graph, node, q, k, v, key_mask, scale, causal, name))
+        site = insert_attention(graph, node, q, k, v, key_mask, scale, causal, name)
+        node.replace_all_uses_with(site)
         graph.erase_node(node)
+        accept_strides(site)
     left = tuple(LeftDense(name, reason) for name, reason in reasons.items())
     return settle_sites(program, graph, windows, left=left)
 
