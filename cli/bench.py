@@ -44,7 +44,7 @@ def _show(report: BenchReport) -> None:
     )
     click.echo(f"{device['model']}, {device['isa']}, {device['threads']} threads, torch {versions['torch']}")
     memory = any(result.hybrid_peak_bytes is not None for result in report.lengths)
-    columns = (
+    columns = [
         ">tokens",
         ">dense",
         "baseline",
@@ -54,8 +54,8 @@ def _show(report: BenchReport) -> None:
         ">pairs kept",
         ">rest",
         "graph",
-    )
-    columns += (">dense MiB", ">hybrid MiB") if memory else ()
+    ]
+    columns += [">dense MiB", ">hybrid MiB"] if memory else []
     print_table(columns, [_row(result, memory) for result in report.lengths])
     click.echo(f"loaded in {seconds(report.load_s)}, first call {seconds(report.first_call_s)}")
     if any(result.noisy for result in report.lengths):

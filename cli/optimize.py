@@ -78,8 +78,9 @@ if TYPE_CHECKING:
 def optimize(as_json: bool, **fields: Any) -> None:
     """Make MODEL faster within a quality budget.
 
-    The result is an artifact for hcompile.load. MODEL is a transformers folder, an archive of torch.export.save, or weights that belong to --model. Where only the
-    dense model holds the budget, that is what is written, and the exit code is 3.
+    The result is an artifact for hcompile.load. MODEL is a transformers folder, an archive of torch.export.save, or
+    weights that belong to --model. Where only the dense model holds the budget, that is what is written, and the exit
+    code is 3.
     """
     request = OptimizeRequest(**fields)
     from hcompile.pipeline.optimize import optimize as run
