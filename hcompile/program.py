@@ -25,7 +25,15 @@ from hcompile.site import Site
 SITE_META = "hcompile_site"
 """Key of `node.meta` that holds the site's name on a raised attention node."""
 
-_ASSERTIONS = frozenset({"_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range", "sym_constrain_range_for_size"})
+_ASSERTIONS = frozenset(
+    {
+        "_assert_tensor_metadata",
+        "_assert_scalar",
+        "_assert_async",
+        "sym_constrain_range",
+        "sym_constrain_range_for_size",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +109,9 @@ class Program:
         """Return a copy of the graph for a pass to change; `with_graph` makes the program of it."""
         return _copy_graph(self.graph.graph)
 
-    def with_graph(self, graph: Graph, tensors: Mapping[str, torch.Tensor] | None = None, **changes: Any) -> Program:
+    def with_graph(
+        self, graph: Graph, tensors: Mapping[str, torch.Tensor] | None = None, **changes: Any
+    ) -> Program:
         """Return this program with another graph (and tensors), dead code removed, tensors without a user dropped."""
         graph.eliminate_dead_code()
         available = self.tensors if tensors is None else tensors
@@ -141,7 +151,8 @@ def bind_tensors(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> GraphModu
 
 def _copy_graph(graph: Graph) -> Graph:
     copy = Graph()
-    outputs = copy.graph_copy(graph, val_map := {})
+    val_map: dict[Node, Node] = {}
+    outputs = copy.graph_copy(graph, val_map)
     copy.output(outputs)
     # graph_copy leaves the site names in each node's meta, which passes and `attention_nodes` rely on.
     assert all(SITE_META not in node.meta or SITE_META in val_map[node].meta for node in graph.nodes)
@@ -151,9 +162,17 @@ def _copy_graph(graph: Graph) -> Graph:
 def _from_exported(exported: torch.export.ExportedProgram) -> Program:
     signature = exported.graph_signature
     if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
-        changed = ", ".join([*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()])
-        raise UsageError(f"the model changes its own state ({changed}): export it without caches or running statistics")
-    lifted = {**signature.inputs_to_parameters, **signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}
+        changed = ", ".join(
+            [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
+        )
+        raise UsageError(
+            f"the model changes its own state ({changed}): export it without caches or running statistics"
+        )
+    lifted = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
     stored = {**exported.state_dict, **exported.constants}
     tensors: dict[str, torch.Tensor] = {}
     inputs: list[InputSpec] = []
@@ -179,7 +198,9 @@ def _from_exported(exported: torch.export.ExportedProgram) -> Program:
         elif node.op == "call_function":
             mapping[node] = graph.node_copy(node, lambda used: mapping[used])
         else:
-            raise UsageError(f"the exported graph holds a {node.op} of {node.target}: only calls of operators are understood")
+            raise UsageError(
+                f"the exported graph holds a {node.op} of {node.target}: only calls of operators are understood"
+            )
     graph.eliminate_dead_code()
     used = {node.target for node in graph.nodes if node.op == "get_attr"}
     tensors = {name: tensor for name, tensor in tensors.items() if name in used}
@@ -196,7 +217,9 @@ def _from_exported(exported: torch.export.ExportedProgram) -> Program:
 def _input_spec(node: Node, symbols: dict[str, str]) -> InputSpec:
     value = node.meta.get("val")
     if not isinstance(value, torch.Tensor):
-        raise UsageError(f"the model's input {node.name} is no tensor: pass tensors only, or fix it before the export")
+        raise UsageError(
+            f"the model's input {node.name} is no tensor: pass tensors only, or fix it before the export"
+        )
     shape: list[int | str] = []
     for size in value.shape:
         if isinstance(size, int):
@@ -210,12 +233,18 @@ def _input_spec(node: Node, symbols: dict[str, str]) -> InputSpec:
     return InputSpec(node.name, str(value.dtype).removeprefix("torch."), tuple(shape))
 
 
-def _dims(exported: torch.export.ExportedProgram, symbols: Mapping[str, str]) -> dict[str, tuple[int, int | None]]:
+def _dims(
+    exported: torch.export.ExportedProgram, symbols: Mapping[str, str]
+) -> dict[str, tuple[int, int | None]]:
     limits: dict[str, tuple[int, int | None]] = {}
     for symbol, constraint in exported.range_constraints.items():
         if str(symbol) in symbols:
             # torch.export assumes sizes of at least 2 while tracing and runs with 1 all the same.
-            upper = int(constraint.upper) if constraint.upper.is_Integer and int(constraint.upper) < 2**31 else None
+            upper = (
+                int(constraint.upper)
+                if constraint.upper.is_Integer and int(constraint.upper) < 2**31
+                else None
+            )
             limits[str(symbol)] = (1, upper)
     return limits
 
@@ -230,6 +259,8 @@ def _plain_tree(spec: pytree.TreeSpec, verb: str) -> Any:
             return [plain(item) for item in value]
         if type(value) is dict and all(isinstance(key, str) for key in value):
             return {key: plain(item) for key, item in value.items()}
-        raise UsageError(f"the model {verb} a {type(value).__name__}: only tensors in tuples, lists and dicts are understood")
+        raise UsageError(
+            f"the model {verb} a {type(value).__name__}: only tensors in tuples, lists and dicts are understood"
+        )
 
     return plain(tree)

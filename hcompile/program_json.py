@@ -28,15 +28,19 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,200}")
 _NAMESPACES = ("aten", "hcompile", "prims")
 # Functional by their schema, and still not for a graph from elsewhere: they open files or read raw memory.
 _REFUSED = frozenset({"from_file", "_print", "_pin_memory", "_resize_output"})
+_OPERATORS = "add sub mul floordiv truediv mod pow neg getitem eq ne lt le gt ge and_ or_".split()
+_TORCH_FUNCTIONS = "sym_max sym_min sym_not sym_int sym_float sym_ite".split()
 _SIZE_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    **{f"operator.{name}": getattr(operator, name) for name in (
-        "add", "sub", "mul", "floordiv", "truediv", "mod", "pow", "neg", "getitem", "eq", "ne", "lt", "le", "gt", "ge", "and_", "or_",
-    )},
-    **{f"torch.{name}": getattr(torch, name) for name in ("sym_max", "sym_min", "sym_not", "sym_int", "sym_float", "sym_ite")},
-    "math.ceil": math.ceil, "math.floor": math.floor, "math.trunc": math.trunc,
-}  # fmt: skip
+    **{f"operator.{name}": getattr(operator, name) for name in _OPERATORS},
+    **{f"torch.{name}": getattr(torch, name) for name in _TORCH_FUNCTIONS},
+    **{f"math.{name}": getattr(math, name) for name in ("ceil", "floor", "trunc")},
+}
 _SIZE_NAMES = {function: name for name, function in _SIZE_FUNCTIONS.items()}
-_CONSTANTS: dict[str, type] = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
+_CONSTANTS: dict[str, type] = {
+    "dtype": torch.dtype,
+    "layout": torch.layout,
+    "memory_format": torch.memory_format,
+}
 
 
 def program_to_json(program: Program) -> dict[str, Any]:
@@ -66,7 +70,9 @@ def program_from_json(value: Any, tensors: Mapping[str, torch.Tensor]) -> Progra
         UsageError: the form is of another schema, malformed, or calls what the whitelist does not hold.
     """
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
-        raise UsageError(f"the graph is not of schema {SCHEMA}: it was written by another version of hcompile")
+        raise UsageError(
+            f"the graph is not of schema {SCHEMA}: it was written by another version of hcompile"
+        )
     try:
         graph = _graph_from_json(value["nodes"], tensors)
         used = {node.target for node in graph.nodes if node.op == "get_attr"}
@@ -83,7 +89,9 @@ def program_from_json(value: Any, tensors: Mapping[str, torch.Tensor]) -> Progra
             plan=None if value["plan"] is None else Plan.from_json(value["plan"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-        raise UsageError(f"the graph is malformed ({type(error).__name__}: {error}): write the artifact again") from error
+        raise UsageError(
+            f"the graph is malformed ({type(error).__name__}: {error}): write the artifact again"
+        ) from error
 
 
 def _node_to_json(node: Node) -> dict[str, Any]:
@@ -132,7 +140,9 @@ def _to_json(value: Any) -> Any:
             return {kind: str(value).removeprefix("torch.")}
     if isinstance(value, torch.device):
         return {"device": value.type}
-    raise UsageError(f"the graph holds the constant {value!r} of {type(value).__name__}, which an artifact cannot hold")
+    raise UsageError(
+        f"the graph holds the constant {value!r} of {type(value).__name__}, which an artifact cannot hold"
+    )
 
 
 def _graph_from_json(entries: Any, tensors: Mapping[str, torch.Tensor]) -> Graph:
@@ -153,7 +163,9 @@ def _graph_from_json(entries: Any, tensors: Mapping[str, torch.Tensor]) -> Graph
                 raise ValueError(f"tensor {entry['target']!r} is missing")
             node = graph.create_node("get_attr", _checked_name(entry["target"]), name=name)
         elif op == "call_function":
-            kwargs = {_checked_name(key): _from_json(item, nodes) for key, item in entry.get("kwargs", {}).items()}
+            kwargs = {
+                _checked_name(key): _from_json(item, nodes) for key, item in entry.get("kwargs", {}).items()
+            }
             args = tuple(_from_json(entry["args"], nodes))
             node = graph.create_node("call_function", _target(entry["target"]), args, kwargs, name=name)
         else:
@@ -180,7 +192,9 @@ def _target(name: Any) -> Callable[..., Any]:
     packet = getattr(getattr(torch.ops, parts[0]), parts[1], None)
     overload = getattr(packet, parts[2], None)
     if not isinstance(overload, torch._ops.OpOverload):
-        raise UsageError(f"the graph calls {name}, which torch {torch.__version__} does not have: use another torch")
+        raise UsageError(
+            f"the graph calls {name}, which torch {torch.__version__} does not have: use another torch"
+        )
     _check_operator(overload)
     return overload
 

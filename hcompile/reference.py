@@ -36,7 +36,9 @@ def visible_pairs(
     position = positions[:, None]
     window = head_params[:, 0].to(device=device, dtype=torch.int64)[None, :, None, None]
     sinks = head_params[:, 1].to(device=device, dtype=torch.int64)[None, :, None, None]
-    start = torch.zeros(1, dtype=torch.int64, device=device) if key_mask is None else first_valid_key(key_mask)
+    start = (
+        torch.zeros(1, dtype=torch.int64, device=device) if key_mask is None else first_valid_key(key_mask)
+    )
     near = (position - key).abs() < window
     sink = key < start[:, None, None, None] + sinks
     seen = near | sink
@@ -71,7 +73,7 @@ def attention_reference(
         `[B, Hq, Sq, D]` in the dtype of `q`, laid out as `[B, Sq, Hq, D]` in memory.
     """
     dtype = q.dtype if q.dtype in (torch.float32, torch.float64) else torch.float32
-    batch, q_heads, q_len, head_dim = q.shape
+    q_heads, q_len = q.shape[1], q.shape[2]
     kv_heads, kv_len = k.shape[1], k.shape[2]
     keys = k.to(dtype)[:, :, None]
     values = v.to(dtype)[:, :, None]

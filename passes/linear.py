@@ -40,7 +40,7 @@ def use_library(program: Program, library: str) -> Program:
 
 
 def faster_library(program: Program, rows: int = 2048) -> str:
-    """Measure both libraries on the program's largest float32 linear with `rows` tokens; return the faster one's name."""
+    """Return the name of the library that is faster on the program's largest float32 linear with `rows` tokens."""
     weights = [
         program.tensors[node.args[1].target]
         for node in program.graph.graph.nodes

@@ -36,11 +36,15 @@ def read_manifest(path: str | Path) -> Manifest:
     path = Path(path)
     if not (path / MANIFEST).is_file():
         hint = "no such artifact" if not path.exists() else f"no artifact (it has no {MANIFEST})"
-        raise UsageError(f"{path}: {hint}; make one with `hcompile optimize MODEL -o {path.name or 'model'}.hcm`")
+        raise UsageError(
+            f"{path}: {hint}; make one with `hcompile optimize MODEL -o {path.name or 'model'}.hcm`"
+        )
     try:
         return Manifest.from_json(json.loads((path / MANIFEST).read_bytes()))
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"{path / MANIFEST}: the manifest cannot be used ({error}); write the artifact again") from error
+        raise UsageError(
+            f"{path / MANIFEST}: the manifest cannot be used ({error}); write the artifact again"
+        ) from error
 
 
 def check_files(path: str | Path, manifest: Manifest) -> None:
@@ -52,9 +56,13 @@ def check_files(path: str | Path, manifest: Manifest) -> None:
         try:
             found = file_sha256(file)
         except OSError as error:
-            raise UsageError(f"{file}: cannot be read ({error.strerror}); write the artifact again") from error
+            raise UsageError(
+                f"{file}: cannot be read ({error.strerror}); write the artifact again"
+            ) from error
         if found != wanted:
-            raise UsageError(f"{file}: damaged or changed (its sha256 is not the manifest's); write the artifact again")
+            raise UsageError(
+                f"{file}: damaged or changed (its sha256 is not the manifest's); write the artifact again"
+            )
 
 
 def read_program(path: str | Path, manifest: Manifest) -> tuple[Program, Program | None]:
@@ -63,7 +71,7 @@ def read_program(path: str | Path, manifest: Manifest) -> tuple[Program, Program
     Raises:
         UsageError: a file is damaged, or a graph holds what artifacts may not hold.
     """
-    import hcompile.operator  # registers the operator that the graph names
+    import hcompile.operator  # noqa: F401  registers the operator that the graph names
     from hcompile.program_json import program_from_json
 
     path = Path(path)
@@ -102,7 +110,9 @@ def read_stored(path: str | Path) -> Stored:
             schedules=schedules,
         )
     except (ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"{path / GRAPH}: the graph cannot be used ({error}); write the artifact again") from error
+        raise UsageError(
+            f"{path / GRAPH}: the graph cannot be used ({error}); write the artifact again"
+        ) from error
 
 
 def read_tables(path: str | Path) -> dict[str, ScheduleTable]:
@@ -113,7 +123,9 @@ def read_tables(path: str | Path) -> dict[str, ScheduleTable]:
     try:
         return {name: ScheduleTable.from_json(table) for name, table in _read_json(file).items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UsageError(f"{file}: the schedules cannot be used ({error}); write the artifact again") from error
+        raise UsageError(
+            f"{file}: the schedules cannot be used ({error}); write the artifact again"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

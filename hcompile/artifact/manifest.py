@@ -55,7 +55,9 @@ class Manifest:
 
     def __post_init__(self) -> None:
         if not {GRAPH, SCHEDULES, WEIGHTS} <= set(self.files) <= {GRAPH, ORIGINAL, SCHEDULES, WEIGHTS}:
-            raise ValueError(f"an artifact holds {GRAPH}, {SCHEDULES} and {WEIGHTS}, this one {sorted(self.files)}")
+            raise ValueError(
+                f"an artifact holds {GRAPH}, {SCHEDULES} and {WEIGHTS}, this one {sorted(self.files)}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         return {"schema": SCHEMA, **asdict(self)}
@@ -64,7 +66,9 @@ class Manifest:
     def from_json(cls, value: Any) -> Manifest:
         """Raises: ValueError, TypeError or KeyError when `value` is no manifest of this schema."""
         if not isinstance(value, dict) or value.get("schema") != SCHEMA:
-            raise ValueError(f"it is of schema {value.get('schema') if isinstance(value, dict) else None}, not {SCHEMA}")
+            raise ValueError(
+                f"it is of schema {value.get('schema') if isinstance(value, dict) else None}, not {SCHEMA}"
+            )
         fields = {name: item for name, item in value.items() if name != "schema"}
         axis = fields.get("length_axis")
         return cls(**{**fields, "length_axis": None if axis is None else (int(axis[0]), int(axis[1]))})

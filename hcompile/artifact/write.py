@@ -21,14 +21,16 @@ from hcompile.runtime.dispatch import ScheduleTable
 
 
 def check_target(path: Path) -> None:
-    """Raise UsageError or EnvironmentFault now rather than after the work if an artifact cannot be written to `path`."""
+    """Raise UsageError or EnvironmentFault before the work, not after it, if no artifact can be written to `path`."""
     if path.exists() and not (path / MANIFEST).is_file():
         raise UsageError(f"{path}: exists and is no artifact; choose another output or remove it")
     parent = path.absolute().parent
     if not parent.is_dir():
         raise UsageError(f"{parent}: no such folder for the output; create it first")
     if not os.access(parent, os.W_OK):
-        raise EnvironmentFault(f"{parent}: the output folder cannot be written; choose another or change its permissions")
+        raise EnvironmentFault(
+            f"{parent}: the output folder cannot be written; choose another or change its permissions"
+        )
 
 
 def write_artifact(
@@ -72,7 +74,9 @@ def write_artifact(
         folder.chmod(0o755)
         _exchange(folder, target)
     except OSError as error:
-        raise EnvironmentFault(f"{path}: the artifact could not be written ({error}); free space or choose another place") from error
+        raise EnvironmentFault(
+            f"{path}: the artifact could not be written ({error}); free space or choose another place"
+        ) from error
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -96,8 +100,13 @@ def _without_aliases(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, tor
             continue
         seen[place] = name
         # safetensors refuses views of one storage; a copy is made only of a tensor that is not all of its own.
-        whole = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-        stored[name] = tensor.detach() if whole else tensor.detach().clone(memory_format=torch.contiguous_format)
+        whole = (
+            tensor.is_contiguous()
+            and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+        )
+        stored[name] = (
+            tensor.detach() if whole else tensor.detach().clone(memory_format=torch.contiguous_format)
+        )
     return stored, aliases
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 from hcompile.passes.lower import drop_key_mask, lower_dense
-from hcompile.passes.sites import Q
+from hcompile.passes.sites import Q, arguments
 from hcompile.program import Program
 from hcompile.runtime.inductor import CompiledGraph
 
@@ -36,7 +36,7 @@ def without_attention(program: Program) -> CompiledGraph:
     program = drop_key_mask(program)
     graph = program.edit()
     for _, node in program.attention_nodes(graph):
-        node.replace_all_uses_with(node.args[Q])
+        node.replace_all_uses_with(arguments(node)[Q])
         graph.erase_node(node)
     return CompiledGraph(program.with_graph(graph))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -83,7 +83,9 @@ def bench(request: BenchRequest, progress: Progress = quiet) -> BenchReport:
 def _lengths(opened: Opened, wanted: tuple[int, ...] | None) -> tuple[int, ...]:
     longest = opened.longest
     if wanted is None:
-        return tuple(length for length in DEFAULT_LENGTHS if longest is None or length <= longest) or (longest or 1,)
+        return tuple(length for length in DEFAULT_LENGTHS if longest is None or length <= longest) or (
+            longest or 1,
+        )
     for length in wanted:
         if length < 1 or (longest is not None and length > longest):
             raise UsageError(f"length {length} is outside what the model was exported for (1 to {longest})")
@@ -93,7 +95,7 @@ def _lengths(opened: Opened, wanted: tuple[int, ...] | None) -> tuple[int, ...]:
 def _at_length(
     opened: Opened,
     request: BenchRequest,
-    dense: dict[str, Callable[..., object]],
+    dense: Mapping[str, Callable[..., object]],
     rest: Callable[..., object],
     length: int,
 ) -> LengthResult:
@@ -107,7 +109,11 @@ def _at_length(
     ratios = sorted(d / m for d, m in zip(times[strongest], times["module"], strict=True))
     tenths = quantiles(ratios, n=10, method="inclusive")
     sites = opened.program.sites
-    peaks = {side: call_peak_bytes(request.artifact, side, length) for side in ("hybrid", "dense")} if request.memory else {}
+    peaks = (
+        {side: call_peak_bytes(request.artifact, side, length) for side in ("hybrid", "dense")}
+        if request.memory
+        else {}
+    )
     return LengthResult(
         length=length,
         module=Spread.of(times["module"]),
@@ -128,6 +134,8 @@ def _at_length(
 def _call_module(module: CompiledModule, opened: Opened, inputs: list[torch.Tensor]) -> object:
     """Call as a user does without padding: inputs that have a default are left out."""
     named = {
-        spec.name: value for spec, value in zip(opened.program.inputs, inputs, strict=True) if spec.default is None
+        spec.name: value
+        for spec, value in zip(opened.program.inputs, inputs, strict=True)
+        if spec.default is None
     }
     return module(**named)

@@ -1,6 +1,6 @@
 """Peak memory of one call, measured in a process of its own, less what the imports and the model take.
 
-    python -m hcompile.bench.memory ARTIFACT hybrid|dense LENGTH    prints the bytes
+python -m hcompile.bench.memory ARTIFACT hybrid|dense LENGTH    prints the bytes
 """
 
 from __future__ import annotations

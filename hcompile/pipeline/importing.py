@@ -14,7 +14,9 @@ from hcompile.program import Program
 from hcompile.runtime.dispatch import compute_dtype
 
 
-def import_for(backend: str, path: str, *, dtype: str | None, trust: bool, factory: str | None) -> ImportedModel:
+def import_for(
+    backend: str, path: str, *, dtype: str | None, trust: bool, factory: str | None
+) -> ImportedModel:
     """Import a model; attention that the backend has no kernel for goes back to torch's own and is named in `left`.
 
     Raises:
@@ -25,7 +27,9 @@ def import_for(backend: str, path: str, *, dtype: str | None, trust: bool, facto
     if not model.program.sites:
         reasons = "; ".join(f"{left.name}: {left.reason}" for left in model.program.left[:3])
         why = f" ({reasons})" if reasons else ": no scaled dot-product attention was found in its graph"
-        raise UsageError(f"{path}: the model has no attention that can be rewritten{why}; `hcompile inspect` lists all")
+        raise UsageError(
+            f"{path}: the model has no attention that can be rewritten{why}; `hcompile inspect` lists all"
+        )
     return model
 
 
@@ -36,8 +40,13 @@ def _keep_supported(program: Program, backend: str) -> Program:
     without = [site for site in program.sites if not kernels.supports(dtype, site.head_dim)]
     if not without:
         return program
-    left = tuple(LeftDense(site.name, f"{backend} has no kernel for {dtype} heads of {site.head_dim}") for site in without)
+    left = tuple(
+        LeftDense(site.name, f"{backend} has no kernel for {dtype} heads of {site.head_dim}")
+        for site in without
+    )
     names = {site.name for site in without}
-    padded = any(node.args[KEY_MASK] is not None for site, node in program.attention_nodes() if site.name in names)
+    padded = any(
+        node.args[KEY_MASK] is not None for site, node in program.attention_nodes() if site.name in names
+    )
     lowered = lower_dense(program, padded=padded, only=names)
     return lowered.replace(left=(*lowered.left, *left))

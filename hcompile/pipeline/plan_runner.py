@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from hcompile.passes.linear import use_library
-from hcompile.passes.sites import HEAD_PARAMS
+from hcompile.passes.sites import HEAD_PARAMS, arguments
 from hcompile.plan import Plan
 from hcompile.program import Program
 from hcompile.runtime.dispatch import ScheduleTable, bind_program
@@ -21,7 +21,7 @@ class PlanRunner:
         self, program: Program, tables: Mapping[str, ScheduleTable], backend: str, linear_library: str
     ) -> None:
         self._sites = program.sites
-        self._names = {site.name: str(node.args[HEAD_PARAMS].target) for site, node in program.attention_nodes()}
+        self._names = {site.name: str(arguments(node)[HEAD_PARAMS].target) for site, node in program.attention_nodes()}
         self._graph = CompiledGraph(use_library(bind_program(program, tables, backend), linear_library))
 
     def __call__(self, plan: Plan, flat_inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:

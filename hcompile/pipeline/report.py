@@ -22,7 +22,12 @@ class NodeTime:
     measured_us: float
 
     def to_json(self) -> dict[str, Any]:
-        return {"site": self.site, "length": self.length, "predicted_us": self.predicted_us, "measured_us": self.measured_us}
+        return {
+            "site": self.site,
+            "length": self.length,
+            "predicted_us": self.predicted_us,
+            "measured_us": self.measured_us,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hcompile.passes.sites import Q, arguments
 from hcompile.program import Program
 from hcompile.runtime.inputs import longest
 from hcompile.tuning.search import SearchOptions
@@ -32,9 +33,9 @@ def tune_options(trials: int | None, time_limit_s: float | None, seed: int) -> T
 
 
 def fixed_length(program: Program) -> int:
-    """Return the number of tokens that the export fixed, from the traced shape of the first attention; 1 without one."""
+    """Return the number of tokens that the export fixed, by the traced shape of the first attention; 1 without one."""
     for _, node in program.attention_nodes():
-        value = node.args[0].meta.get("val")
+        value = arguments(node)[Q].meta.get("val")
         if value is not None and isinstance(value.shape[2], int):
             return int(value.shape[2])
     return 1

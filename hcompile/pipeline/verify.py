@@ -65,7 +65,9 @@ def verify(request: VerifyRequest, progress: Progress = quiet) -> VerifyReport:
         certificate = opened.manifest.certificate
         carried = None if certificate is None else Certificate.from_json(dict(certificate))
     except (ValueError, TypeError) as error:
-        raise UsageError(f"{request.artifact}: its certificate cannot be used ({error}); write the artifact again") from error
+        raise UsageError(
+            f"{request.artifact}: its certificate cannot be used ({error}); write the artifact again"
+        ) from error
     budget = _budget(request, carried, opened.manifest.notes.get("budget"))
     interface = Interface.of(opened.program)
     length = request.length or (carried.longest if carried else None) or opened.longest

@@ -47,7 +47,9 @@ class Signature:
         """
         flat: list[torch.Tensor | None] = [None] * len(self._inputs)
         if len(args) > len(self._order):
-            raise UsageError(f"the model takes {len(self._order)} arguments ({', '.join(self.names)}), got {len(args)}")
+            raise UsageError(
+                f"the model takes {len(self._order)} arguments ({', '.join(self.names)}), got {len(args)}"
+            )
         given = [(self._order[position], value) for position, value in enumerate(args)]
         for name, value in kwargs.items():
             if name not in self._by_name:
@@ -69,18 +71,26 @@ class Signature:
         for spec, value in zip(self._inputs, flat, strict=True):
             if value is None:
                 if spec.default is None:
-                    raise UsageError(f"argument {spec.name!r} is missing: pass a tensor of shape {_shape(spec.shape)}")
+                    raise UsageError(
+                        f"argument {spec.name!r} is missing: pass a tensor of shape {_shape(spec.shape)}"
+                    )
                 continue
             if not isinstance(value, torch.Tensor):
                 raise UsageError(f"argument {spec.name!r} is a {type(value).__name__}: pass a tensor")
             if value.dtype != getattr(torch, spec.dtype):
-                raise UsageError(f"argument {spec.name!r} is {value.dtype}, the model was exported with torch.{spec.dtype}")
+                raise UsageError(
+                    f"argument {spec.name!r} is {value.dtype}, the model was exported with torch.{spec.dtype}"
+                )
             if value.dim() != len(spec.shape):
-                raise UsageError(f"argument {spec.name!r} has shape {list(value.shape)}, wanted {_shape(spec.shape)}")
+                raise UsageError(
+                    f"argument {spec.name!r} has shape {list(value.shape)}, wanted {_shape(spec.shape)}"
+                )
             for size, wanted in zip(value.shape, spec.shape, strict=True):
                 if isinstance(wanted, int):
                     if size != wanted:
-                        raise UsageError(f"argument {spec.name!r} has shape {list(value.shape)}, wanted {_shape(spec.shape)}")
+                        raise UsageError(
+                            f"argument {spec.name!r} has shape {list(value.shape)}, wanted {_shape(spec.shape)}"
+                        )
                     continue
                 self._check_size(spec.name, size, wanted, sizes)
 
@@ -105,7 +115,9 @@ def _leaves(tree: Any, value: Any) -> Iterator[tuple[int, Any]]:
         for key, branch in tree.items():
             yield from _leaves(branch, value[key])
     else:
-        raise UsageError(f"an argument is a {type(value).__name__} of another structure than the one exported")
+        raise UsageError(
+            f"an argument is a {type(value).__name__} of another structure than the one exported"
+        )
 
 
 def _build(tree: Any, flat: tuple[torch.Tensor, ...]) -> Any:

@@ -88,7 +88,9 @@ def compute_dtype(program: Program) -> str:
         if tensor.is_floating_point() and tensor.dim() > 1:
             sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.numel()
     if not sizes:
-        raise KernelError("the model has no floating-point matrices: there is no dtype to compute attention in")
+        raise KernelError(
+            "the model has no floating-point matrices: there is no dtype to compute attention in"
+        )
     return str(max(sizes, key=lambda dtype: sizes[dtype])).removeprefix("torch.")
 
 

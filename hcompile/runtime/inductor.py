@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.fx import Graph, GraphModule, Node
@@ -68,7 +68,7 @@ def _compile(program: Program, tensors: list[torch.Tensor]) -> Callable[..., Any
         for node, fake in zip(graph.find_nodes(op="placeholder"), fakes, strict=True):
             node.meta["val"] = fake
         with tracing(TracingContext(mode)), _one_thread_pool():
-            compiled: Callable[..., Any] = compile_fx(GraphModule(torch.nn.Module(), graph), fakes)
+            compiled = cast(Callable[..., Any], compile_fx(GraphModule(torch.nn.Module(), graph), fakes))
     return compiled
 
 
@@ -110,7 +110,9 @@ def _symbolic_inputs(program: Program, tensors: list[torch.Tensor]) -> tuple[Any
         return mode.from_tensor(value, symbolic_context=context, source=ConstantSource(name))
 
     hints: dict[str, int] = {}
-    fakes = [fake(name, value, [False] * value.dim()) for name, value in zip(program.tensors, tensors, strict=True)]
+    fakes = [
+        fake(name, value, [False] * value.dim()) for name, value in zip(program.tensors, tensors, strict=True)
+    ]
     for spec in program.inputs:
         example = torch.empty(example_shape(spec, hints), dtype=getattr(torch, spec.dtype))
         fakes.append(fake(spec.name, example, [isinstance(size, str) for size in spec.shape]))

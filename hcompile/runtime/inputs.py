@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from hcompile.passes.sites import Q, arguments
 from hcompile.program import Program
 
 
@@ -12,7 +13,7 @@ def length_axis(program: Program) -> tuple[int, int] | None:
 
     The program must come from an export (its nodes carry traced shapes).
     """
-    lengths = {str(node.args[0].meta["val"].shape[2]) for _, node in program.attention_nodes()}
+    lengths = {str(arguments(node)[Q].meta["val"].shape[2]) for _, node in program.attention_nodes()}
     for index, spec in enumerate(program.inputs):
         for axis, size in enumerate(spec.shape):
             if size and size in lengths and axis > 0:
@@ -34,18 +35,22 @@ def made_up_inputs(
     length: int,
     generator: torch.Generator | None = None,
 ) -> list[torch.Tensor]:
-    """Return random flat inputs: token ids within the vocabulary, normal numbers, and ones where a default stands in."""
+    """Return random flat inputs: token ids of the vocabulary, normal numbers, and ones where a default stands in."""
     symbol = None if axis is None else program.inputs[axis[0]].shape[axis[1]]
     flat = []
     for spec in program.inputs:
-        shape = [size if isinstance(size, int) else length if size == symbol else batch for size in spec.shape]
+        shape = [
+            size if isinstance(size, int) else length if size == symbol else batch for size in spec.shape
+        ]
         dtype = getattr(torch, spec.dtype)
         if spec.default == "ones" or dtype == torch.bool:
             flat.append(torch.ones(shape, dtype=dtype))
         elif dtype.is_floating_point:
             flat.append(torch.randn(shape, generator=generator).to(dtype))
         else:
-            flat.append(torch.randint(0, vocabulary(program, spec.name) or 2, shape, generator=generator, dtype=dtype))
+            flat.append(
+                torch.randint(0, vocabulary(program, spec.name) or 2, shape, generator=generator, dtype=dtype)
+            )
     return flat
 
 

@@ -1,7 +1,8 @@
 """The space of the CPU attention kernel: how a query tile is cut into register tiles and key blocks.
 
 The kernel (`hcompile.codegen.tvm_cpu.prim_func`) holds queries in vector lanes. It computes scores in register tiles of
-`mr_s` keys x `nv_s` vectors of queries, and outputs in register tiles of `mr_o` head elements x `nv_o` vectors of queries.
+`mr_s` keys x `nv_s` vectors of queries, and outputs in register tiles of `mr_o` head elements x `nv_o` vectors of
+queries.
 """
 
 from __future__ import annotations
@@ -62,7 +63,16 @@ def space(problem: Problem) -> Space:
 
 def _default(lanes: int) -> dict[str, int]:
     if lanes == 16:
-        return {"lanes": 16, "block_q": 32, "block_k": 96, "mr_s": 12, "nv_s": 2, "mr_o": 8, "nv_o": 2, "stage": 1}
+        return {
+            "lanes": 16,
+            "block_q": 32,
+            "block_k": 96,
+            "mr_s": 12,
+            "nv_s": 2,
+            "mr_o": 8,
+            "nv_o": 2,
+            "stage": 1,
+        }
     return {"lanes": 8, "block_q": 32, "block_k": 96, "mr_s": 6, "nv_s": 2, "mr_o": 4, "nv_o": 2, "stage": 1}
 
 

@@ -69,17 +69,26 @@ def _compile(schedule: Schedule, dtype: str, head_dim: int, target: Path) -> Non
     def link(output: str, objects: list[str], **_: object) -> None:
         command = [compiler, "-std=c11", "-O3", "-shared", "-fPIC", "-fvisibility=hidden", *defines]
         result = subprocess.run(
-            [*command, str(_LAUNCHER), *objects, "-o", output, "-lm"], capture_output=True, text=True, check=False
+            [*command, str(_LAUNCHER), *objects, "-o", output, "-lm"],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if result.returncode:
-            raise KernelError(f"{compiler} refuses the launcher ({result.stderr.strip()[:200]!r}): is it a C11 compiler?")
+            raise KernelError(
+                f"{compiler} refuses the launcher ({result.stderr.strip()[:200]!r}): is it a C11 compiler?"
+            )
 
     try:
         mcpu = tvm.target.codegen.llvm_get_system_cpu()
-        tvm.compile(tile.function, target={"kind": "llvm", "mcpu": mcpu}).export_library(str(target), fcompile=link)
+        tvm.compile(tile.function, target={"kind": "llvm", "mcpu": mcpu}).export_library(
+            str(target), fcompile=link
+        )
     except (ValueError, TypeError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[-1]
-        raise KernelError(f"TVM does not compile schedule {schedule.text} ({reason}): choose another one") from error
+        raise KernelError(
+            f"TVM does not compile schedule {schedule.text} ({reason}): choose another one"
+        ) from error
 
 
 def _c_compiler() -> str:
@@ -87,4 +96,6 @@ def _c_compiler() -> str:
         found = shutil.which(name)
         if found:
             return found
-    raise EnvironmentFault("no C compiler (cc, gcc or clang) on the PATH: install one, kernels are linked with it")
+    raise EnvironmentFault(
+        "no C compiler (cc, gcc or clang) on the PATH: install one, kernels are linked with it"
+    )
