@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# First examples load torch and compile; a slow one is no failure.
+settings.register_profile("hcompile", deadline=None)
+settings.load_profile("hcompile")
 
 
 @pytest.fixture(autouse=True)
