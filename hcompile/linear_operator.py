@@ -10,7 +10,9 @@ from __future__ import annotations
 import torch
 
 _library = torch.library.Library("hcompile", "FRAGMENT")
-_library.define("onednn_linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
+_library.define(
+    "onednn_linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,)
+)
 
 
 def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -19,6 +21,10 @@ def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) ->
 
 
 def _linear_fake(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    torch._check(
+        x.shape[-1] == weight.shape[1],
+        lambda: f"linear: x {tuple(x.shape)} does not fit weight {tuple(weight.shape)}",
+    )
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 import torch
 
+from hcompile.errors import KernelError
 from hcompile.reference import attention_reference
 
 SCHEMA = (
@@ -70,7 +71,12 @@ def _attention(
     causal: bool,
     binding: str,
 ) -> torch.Tensor:
-    return _kernels[binding](q, k, v, key_mask, head_params, q_offset, scale, causal)
+    kernel = _kernels.get(binding)
+    if kernel is None:
+        raise KernelError(
+            f"no kernel is bound as {binding!r} in this process: load the artifact with hcompile.load"
+        )
+    return kernel(q, k, v, key_mask, head_params, q_offset, scale, causal)
 
 
 def _attention_fake(
@@ -86,11 +92,46 @@ def _attention_fake(
     causal: bool,
     binding: str,
 ) -> torch.Tensor:
-    torch._check(q.dim() == 4 and k.dim() == 4 and v.dim() == 4, lambda: "attention wants q, k, v of four dimensions")
-    torch._check(q.shape[1] % k.shape[1] == 0, lambda: "query heads must be a multiple of KV heads")
-    torch._check(head_params.shape[0] == q.shape[1], lambda: "head_params wants one row per query head")
+    _check_arguments(q, k, v, key_mask, head_params)
     batch, heads, length, head_dim = q.shape
     return q.new_empty((batch, length, heads, head_dim)).transpose(1, 2)
+
+
+def _check_arguments(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    key_mask: torch.Tensor | None,
+    head_params: torch.Tensor,
+) -> None:
+    """Check what kernels rely on. It runs when a graph is traced, so that a call pays nothing for it."""
+    check = torch._check
+    check(
+        q.dim() == k.dim() == v.dim() == 4, lambda: "attention: q, k and v want four dimensions [B, H, S, D]"
+    )
+    check(q.dtype == k.dtype == v.dtype, lambda: f"attention: q, k, v are {q.dtype}, {k.dtype}, {v.dtype}")
+    (batch, heads, _, head_dim), (_, kv_heads, kv_len, _) = q.shape, k.shape
+    check(
+        tuple(k.shape) == tuple(v.shape) == (batch, kv_heads, kv_len, head_dim),
+        lambda: f"attention: k {tuple(k.shape)} and v {tuple(v.shape)} do not fit q {tuple(q.shape)}",
+    )
+    check(
+        heads % kv_heads == 0,
+        lambda: f"attention: {heads} query heads are no multiple of {kv_heads} KV heads",
+    )
+    check(
+        head_params.dtype == torch.int32 and head_params.shape == (heads, 2),
+        lambda: (
+            f"attention: head_params is {head_params.dtype} {tuple(head_params.shape)}, wanted int32 [{heads}, 2]"
+        ),
+    )
+    if key_mask is not None:
+        check(
+            key_mask.dtype == torch.bool and tuple(key_mask.shape) == (batch, kv_len),
+            lambda: (
+                f"attention: key_mask is {key_mask.dtype} {tuple(key_mask.shape)}, wanted bool [{batch}, {kv_len}]"
+            ),
+        )
 
 
 def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -104,17 +145,25 @@ def _gradient(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     q, k, v, key_mask, head_params = ctx.saved_tensors
     q_offset, scale, causal = ctx.call
     keys, values = k.detach().requires_grad_(), v.detach().requires_grad_()
-    grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    # Slices add up in float32 at least, whatever the dtype of the keys.
+    wide = torch.promote_types(k.dtype, torch.float32)
+    grad_q, grad_k, grad_v = (
+        torch.empty_like(q),
+        torch.zeros_like(k, dtype=wide),
+        torch.zeros_like(v, dtype=wide),
+    )
     for first in range(0, q.shape[2], _GRADIENT_ROWS):
         rows = slice(first, min(q.shape[2], first + _GRADIENT_ROWS))
         with torch.enable_grad():
             queries = q[:, :, rows].detach().requires_grad_()
-            out = attention_reference(queries, keys, values, key_mask, head_params, q_offset + first, scale, causal)
+            out = attention_reference(
+                queries, keys, values, key_mask, head_params, q_offset + first, scale, causal
+            )
         slice_q, slice_k, slice_v = torch.autograd.grad(out, (queries, keys, values), grad[:, :, rows])
         grad_q[:, :, rows] = slice_q
         grad_k += slice_k
         grad_v += slice_v
-    return grad_q, grad_k, grad_v, *(None,) * 8
+    return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype), *(None,) * 8
 
 
 _library.impl("attention", _attention, "CompositeExplicitAutograd")
