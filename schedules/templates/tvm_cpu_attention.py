@@ -58,10 +58,11 @@ def space(problem: Problem) -> Space:
             and (v["stage"] == 1 or problem.dtype == "float32")
         )
 
-    return Space(NAME, _AXES, legal, tuple(_default(lanes).items()))
+    return Space(NAME, _AXES, legal, tuple(_default(lanes, problem.dtype).items()))
 
 
-def _default(lanes: int) -> dict[str, int]:
+def _default(lanes: int, dtype: str) -> dict[str, int]:
+    stage = int(dtype != "float32")
     if lanes == 16:
         return {
             "lanes": 16,
@@ -73,7 +74,7 @@ def _default(lanes: int) -> dict[str, int]:
             "nv_o": 2,
             "stage": 1,
         }
-    return {"lanes": 8, "block_q": 32, "block_k": 96, "mr_s": 6, "nv_s": 2, "mr_o": 4, "nv_o": 2, "stage": 1}
+    return {"lanes": 8, "block_q": 32, "block_k": 96, "mr_s": 6, "nv_s": 2, "mr_o": 4, "nv_o": 2, "stage": stage}
 
 
 register_template(Template(NAME, supports, space))

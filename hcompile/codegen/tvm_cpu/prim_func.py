@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvm.script import tirx as T
+from tvm.tirx import Shuffle
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,24 +83,53 @@ def tile_function(v: dict[str, int], head_dim: int, dtype: str) -> Tile:
             y = y * f + T.float32(c)
         return T.reinterpret("float32", T.reinterpret("int32", y) + T.shift_left(T.reinterpret("int32", shifted), T.int32(23)))
 
-    def load(X, at):
+    def load(X, at, n):
         if BF:
-            return T.reinterpret("float32", T.shift_left(T.cast(X[at], "uint32"), T.uint32(16)))
+            bits = T.cast(X[at], f"uint32x{n}" if n > 1 else "uint32")
+            return T.reinterpret(f"float32x{n}" if n > 1 else "float32", T.shift_left(bits, wide(T.uint32(16), n)))
         return X[at]
 
-    def store(x):
+    def wide(x, n):
+        return T.Broadcast(x, n) if n > 1 else x
+
+    def store(x, n):
         if not BF:
             return x
-        bits = T.reinterpret("uint32", x)
-        odd = T.bitwise_and(T.shift_right(bits, T.uint32(16)), T.uint32(1))
-        return T.cast(T.shift_right(bits + T.uint32(0x7FFF) + odd, T.uint32(16)), "uint16")
+        bits = T.reinterpret(f"uint32x{n}", x)
+        odd = T.bitwise_and(T.shift_right(bits, wide(T.uint32(16), n)), wide(T.uint32(1), n))
+        return T.cast(T.shift_right(bits + wide(T.uint32(0x7FFF), n) + odd, wide(T.uint32(16), n)), f"uint16x{n}")
+
+    def read_q(X, Q, i, d, rows, step, scale):
+        vecs = []
+        for r in range(8):
+            row = T.min(i * 8 + r, rows - 1)
+            vecs.append(T.Bind(load(Q, T.Ramp(T.int64(row) * step + T.int64(d * 8), T.int64(1), 8), 8) * T.Broadcast(scale, 8)))
+        for r, x in enumerate(transpose8(vecs)):
+            T.buffer_store(X, x, [T.Ramp(oQT + (d * 8 + r) * BQ + i * 8, 1, 8)])
+
+    def write_o(X, O, i, d, rows, step):
+        inv = T.Bind(X[T.Ramp(oAL + i * 8, 1, 8)])
+        vecs = [T.Bind(X[T.Ramp(oACC + (d * 8 + r) * BQ + i * 8, 1, 8)] * inv) for r in range(8)]
+        for r, x in enumerate(transpose8(vecs)):
+            with T.If(i * 8 + r < rows):
+                with T.Then():
+                    T.buffer_store(O, store(x, 8), [T.Ramp(T.int64(i * 8 + r) * step + T.int64(d * 8), T.int64(1), 8)])
+
+    def transpose8(vecs):
+        for s in (4, 2, 1):
+            for r in range(8):
+                if not r & s:
+                    a, b = vecs[r], vecs[r + s]
+                    vecs[r] = T.Bind(Shuffle([a, b], [8 + l - s if l & s else l for l in range(8)]))
+                    vecs[r + s] = T.Bind(Shuffle([a, b], [8 + l if l & s else l + s for l in range(8)]))
+        return vecs
 
     @T.macro
     def stage(X, at, Src, step, j0, nk):
         for j in T.serial(nk):
             for d in T.serial(D // SL):
                 for l in T.vectorized(SL):
-                    X[at + j * D + d * SL + l] = load(Src, T.int64(j0 + j) * step + T.int64(d * SL + l))
+                    X[at + j * D + d * SL + l] = load(Src, T.int64(j0 + j) * step + T.int64(d * SL + l), 1)
 
     @T.prim_func(s_tir=True)
     def tile(X: T.Buffer((SIZE,), "float32", align=64), q: T.handle(ELEM), k: T.handle(ELEM), vv: T.handle(ELEM), o: T.handle(ELEM), bounds: T.handle("int32"),
@@ -121,12 +151,9 @@ def tile_function(v: dict[str, int], head_dim: int, dtype: str) -> Tile:
         n_a: T.let = (hi_a - lo_a + BK - 1) // BK
         n_b: T.let = (hi_b - lo_b + BK - 1) // BK
 
-        for i in T.serial(rows):
-            for d in T.serial(D):
-                X[oQT + d * BQ + i] = load(Q, T.int64(i) * q_step + T.int64(d)) * scale
-        for i in T.serial(BQ - rows):
-            for d in T.serial(D):
-                X[oQT + d * BQ + rows + i] = T.float32(0)
+        for i in T.serial(BQ // 8):
+            for d in T.serial(D // 8):
+                read_q(X, Q, i, d, rows, q_step, scale)
         for i in T.serial(D * BQ // L):
             for l in T.vectorized(L):
                 X[oACC + i * L + l] = T.float32(0)
@@ -149,11 +176,14 @@ def tile_function(v: dict[str, int], head_dim: int, dtype: str) -> Tile:
             nk: T.let = J[1]
             partial: T.let = J[2]
             if partial != 0:
-                for j in T.serial((nk + MS - 1) // MS * MS):
-                    valid: T.let = T.if_then_else(j < nk, T.if_then_else(has_mask != 0, T.cast(Mask[T.int64(j0 + j)], "int32"), 1), 0)
-                    sink: T.let = j0 + j < sink_end
-                    LO[j] = T.if_then_else(valid == 0, (1 << 31) - 1, T.if_then_else(causal != 0, j0 + j, T.if_then_else(sink, -(1 << 30), j0 + j - window + 1)))
-                    LO[BK + j] = T.if_then_else(sink, (1 << 31) - 1, j0 + j + window)
+                for jv in T.serial(BK // L):
+                    for l in T.vectorized(L):
+                        LO[jv * L + l] = T.Select(jv * L + l < nk, T.if_then_else(causal != 0, j0 + jv * L + l, T.Select(j0 + jv * L + l < sink_end, -(1 << 30), j0 + jv * L + l - window + 1)), (1 << 31) - 1)
+                        LO[BK + jv * L + l] = T.Select(j0 + jv * L + l < sink_end, (1 << 31) - 1, j0 + jv * L + l + window)
+                if has_mask != 0:
+                    for j in T.serial(nk):
+                        if Mask[T.int64(j0 + j)] == T.uint8(0):
+                            LO[j] = (1 << 31) - 1
             if STAGE:
                 stage(X, oK, K, k_step, j0, nk)
                 stage(X, oV, V, v_step, j0, nk)
@@ -232,9 +262,9 @@ def tile_function(v: dict[str, int], head_dim: int, dtype: str) -> Tile:
         for i in T.serial(BQ // L):
             for l in T.vectorized(L):
                 X[oAL + i * L + l] = T.Select(X[oL + i * L + l] > T.float32(0), T.float32(1) / X[oL + i * L + l], T.float32(0))
-        for i in T.serial(rows):
-            for d in T.serial(D):
-                O[T.int64(i) * o_step + T.int64(d)] = store(X[oACC + d * BQ + i] * X[oAL + i])
+        for i in T.serial(BQ // 8):
+            for d in T.serial(D // 8):
+                write_o(X, O, i, d, rows, o_step)
 
     defines = {
         "HC_BLOCK_Q": BQ,
