@@ -39,11 +39,11 @@ def tile_pairs(pattern: Pattern, q_len: int, kv_len: int, causal: bool, block_q:
     window, sinks = pattern.params()
     first = np.arange(0, q_len, block_q, dtype=np.int64) + (kv_len - q_len)
     last = np.minimum(first + block_q, kv_len) - 1
-    end = np.minimum(kv_len, last + (1 if causal else window))
-    low = np.maximum(0, first - window + 1)
-    sink_end = np.minimum(sinks, end)
-    apart = low > sink_end
-    keys = np.where(apart, _blocks(sink_end, block_k) + _blocks(end - low, block_k), _blocks(end, block_k))
+    key_end = np.minimum(kv_len, last + 1) if causal else np.full_like(last, kv_len)
+    sink_end = np.minimum(sinks, key_end)
+    low, high = np.maximum(0, first - window + 1), np.minimum(key_end, last + window)
+    apart = _blocks(sink_end, block_k) + _blocks(high - low, block_k)
+    keys = np.where(low > sink_end, apart, _blocks(np.maximum(high, sink_end), block_k))
     return int(keys.sum()) * block_q * block_k
 
 

@@ -27,12 +27,14 @@ class MeasureLimits:
     Attributes:
         build_s, check_s, time_s: time limit of each step.
         memory_bytes: address space that a measuring process may add to what its libraries take.
+        workers: processes that build side by side; None for one per core. Only one of them ever times.
     """
 
     build_s: float = 60.0
     check_s: float = 20.0
     time_s: float = 60.0
     memory_bytes: int = 8 << 30
+    workers: int | None = None
 
 
 class Measurer:
@@ -53,7 +55,9 @@ class Measurer:
         """
         self._limits = limits or MeasureLimits()
         arguments = {"backend": backend, "threads": threads, "memory-bytes": self._limits.memory_bytes}
-        self._pool = WorkerPool([f"--{name}={value}" for name, value in arguments.items()])
+        self._pool = WorkerPool(
+            [f"--{name}={value}" for name, value in arguments.items()], self._limits.workers
+        )
         self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="hcompile-tuning-")
         self._folder = folder or Path(self._temporary.name if self._temporary else "")
         self._built: dict[tuple[str, int, Schedule], Reply] = {}

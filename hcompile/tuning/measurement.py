@@ -77,5 +77,5 @@ def fastest(measurements: Sequence[Measurement]) -> Measurement | None:
     return min((each for each in measurements if each.ok), key=lambda each: each.median_us, default=None)
 
 
-Progress = Callable[[int, int, float | None], None]
+TrialProgress = Callable[[int, int, float | None], None]
 """Called with trials done, trials at most, and the best time in microseconds so far (None before the first)."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from hcompile.tuning.measurement import Measurement, Progress, Runner, fastest
+from hcompile.tuning.measurement import Measurement, Runner, TrialProgress, fastest
 from hcompile.tuning.problem import Problem
 from hcompile.tuning.strategies import STRATEGIES, Proposal, make_strategy
 
@@ -35,7 +35,7 @@ class SearchOptions:
         noise: relative difference between two timings of one candidate that means nothing.
         slow_factor: a candidate slower than the best by this factor gets a single timing.
         finalists: candidates timed against each other at the end.
-        time_limit_s: no batch is begun after this time.
+        time_limit_s: no batch but the first is begun after this time.
         seed: makes the proposals repeatable.
     """
 
@@ -82,7 +82,7 @@ def search(
     runner: Runner,
     options: SearchOptions,
     known: Sequence[Measurement] = (),
-    progress: Progress | None = None,
+    progress: TrialProgress | None = None,
 ) -> SearchResult:
     """Find a fast schedule of `problem`.
 
@@ -125,7 +125,7 @@ def _over(
         return Stop.EXHAUSTED
     if len(history) >= options.trials:
         return Stop.TRIALS
-    if time.monotonic() - started >= options.time_limit_s:
+    if history and time.monotonic() - started >= options.time_limit_s:
         return Stop.TIME
     if _since_improvement(history, options.noise) >= options.patience:
         return Stop.PATIENCE

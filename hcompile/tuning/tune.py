@@ -6,6 +6,7 @@ Both ask the tuning database first, and measure only what it lacks; whatever is 
 from __future__ import annotations
 
 import math
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -23,7 +24,7 @@ from hcompile.tuning.features import features, work
 from hcompile.tuning.latency import Timer, node_workload
 from hcompile.tuning.machine import Machine
 from hcompile.tuning.measure import MeasureLimits, Measurer
-from hcompile.tuning.measurement import Measurement, Progress
+from hcompile.tuning.measurement import Measurement, TrialProgress
 from hcompile.tuning.problem import Floats, Problem
 from hcompile.tuning.recording import RecordingRunner, known_measurements, record_of
 from hcompile.tuning.search import SearchOptions, search
@@ -41,7 +42,7 @@ PRIOR_RECORDS = 1000
 
 @dataclass(frozen=True, slots=True)
 class TuneOptions:
-    """How tuning is done: how far each search goes, and what a candidate may use."""
+    """How far each search goes (its time limit is for all of them together), and what a candidate may use."""
 
     search: SearchOptions = field(default_factory=SearchOptions)
     limits: MeasureLimits = field(default_factory=MeasureLimits)
@@ -51,7 +52,11 @@ class Tuner:
     """Tunes for one backend on this machine. A context manager that owns the measuring processes."""
 
     def __init__(
-        self, backend: str, db: TuningDB, options: TuneOptions | None = None, progress: Progress | None = None
+        self,
+        backend: str,
+        db: TuningDB,
+        options: TuneOptions | None = None,
+        progress: TrialProgress | None = None,
     ) -> None:
         self._backend = get_backend(backend)
         self._db = db
@@ -61,6 +66,7 @@ class Tuner:
         self._measurer = Measurer(backend, threads, self._options.limits)
         self._machine = Machine.current(threads)
         self._run_id = uuid.uuid4().hex
+        self._deadline = time.monotonic() + self._options.search.time_limit_s
 
     def __enter__(self) -> Self:
         return self
@@ -86,7 +92,8 @@ class Tuner:
         key = self._backend.record_key(workload)
         finished = self._finish_key(key)
         if self._db.get_result(finished) is None:
-            options = self._options.search
+            left_s = max(self._deadline - time.monotonic(), 1e-3)
+            options = replace(self._options.search, time_limit_s=left_s)
             runner = RecordingRunner(self._db, self._measurer, key, self._run_id)
             known = known_measurements(self._db, key)
             result = search(self._problem(workload, key), runner, options, known, self._progress)

@@ -12,7 +12,10 @@ from typing import Any
 import torch
 
 from hcompile.reference import attention_reference
-from hcompile.schedules import Schedule
+from hcompile.schedules import Axis, Schedule, Space
+from hcompile.tuning_db.key import Device, RecordKey
+from hcompile.values import sha256_text
+from hcompile.workload import Workload
 
 RIGHT, HANG, SEGFAULT, WRONG, NAN, MEMORY, BUILD_ERROR, BUILD_HANG, UNWRITTEN, OVERWRITES, LATE_SEGFAULT = (
     range(11)
@@ -22,25 +25,47 @@ _CHECK_TOKENS = 256  # The checks' inputs are shorter than this, the timed ones 
 
 
 class FaultBackend:
-    """Builds nothing: the artifact is the schedule's own text."""
+    """Builds nothing: the artifact is the schedule's own values.
+
+    The space is every fault once, and right kernels that take `delay` milliseconds longer than the first.
+    """
+
+    name = "faults"
+    template = "fault"
+
+    def __init__(
+        self, kinds: tuple[int, ...] = tuple(range(11)), delays: tuple[int, ...] = (0, 40, 80)
+    ) -> None:
+        self._axes = (Axis("delay", delays, "ms"), Axis("fault", kinds, "what goes wrong"))
+
+    def space(self, workload: Workload) -> Space:
+        start = tuple((axis.name, axis.choices[-1 if axis.name == "delay" else 0]) for axis in self._axes)
+        least = self._axes[0].choices[0]
+        return Space(self.template, self._axes, lambda v: v["fault"] == RIGHT or v["delay"] == least, start)
+
+    def device(self) -> Device:
+        return Device("cpu", "test", "none", cores=2, threads=2, memory_class="1GiB")
+
+    def record_key(self, workload: Workload) -> RecordKey:
+        source = sha256_text(Path(__file__).read_text())
+        return RecordKey(self.device(), (("faults", "1"),), self.name, self.template, source, workload)
 
     def build(self, schedule: Schedule, dtype: str, head_dim: int, folder: Path | None = None) -> Path:
-        fault = dict(schedule.values)["fault"]
-        if fault == BUILD_ERROR:
+        if schedule["fault"] == BUILD_ERROR:
             raise RuntimeError("the compiler says no")
-        if fault == BUILD_HANG:
+        if schedule["fault"] == BUILD_HANG:
             time.sleep(600)
         assert folder is not None
-        path = folder / f"{fault}.json"
-        path.write_text(json.dumps(fault))
+        path = folder / f"{schedule['fault']}-{schedule['delay']}.json"
+        path.write_text(json.dumps(dict(schedule.values)))
         return path
 
     def load(self, path: Path) -> Callable[..., torch.Tensor]:
-        fault = json.loads(path.read_text())
+        values = json.loads(path.read_text())
+        fault, delay_s = values["fault"], values["delay"] / 1000
 
         def kernel(q: torch.Tensor, *rest: Any) -> torch.Tensor:
-            if fault == HANG:
-                time.sleep(600)
+            time.sleep(600 if fault == HANG else delay_s)
             if fault == SEGFAULT or (fault == LATE_SEGFAULT and q.shape[2] > _CHECK_TOKENS):
                 ctypes.string_at(0)
             if fault == MEMORY:
@@ -62,3 +87,5 @@ class FaultBackend:
 
 
 backend = FaultBackend()
+harmless = FaultBackend(kinds=(RIGHT, WRONG, BUILD_ERROR), delays=(0, 20, 40, 60, 80))
+hopeless = FaultBackend(kinds=(WRONG, BUILD_ERROR), delays=(0,))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,14 +35,14 @@ WORKLOAD = Workload.of(
 
 
 def fault(kind: int) -> Schedule:
-    return Schedule.of("fault", {"fault": kind})
+    return Schedule.of("fault", {"fault": kind, "delay": 0})
 
 
 @pytest.fixture(scope="module")
 def measurer() -> Iterator[Measurer]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
-        with Measurer(BACKEND, 2, MeasureLimits(memory_bytes=4 << 30)) as opened:
+        with Measurer(BACKEND, 2, MeasureLimits(memory_bytes=4 << 30, workers=2)) as opened:
             yield opened
 
 
@@ -51,7 +50,7 @@ def measurer() -> Iterator[Measurer]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[Measurer]:
     """Allows a candidate two seconds a step."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    with Measurer(BACKEND, 2, MeasureLimits(build_s=2, check_s=2, time_s=60)) as opened:
+    with Measurer(BACKEND, 2, MeasureLimits(build_s=2, check_s=2, time_s=60, workers=1)) as opened:
         yield opened
 
 
@@ -148,14 +147,12 @@ def test_workers_end_when_their_parent_is_killed() -> None:
         "m.measure(WORKLOAD, fault(faults.HANG))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    parent = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment
-    )
-    assert parent.stdout is not None
-    worker = os.pidfd_open(int(parent.stdout.readline()))
-    os.kill(parent.pid, signal.SIGKILL)
-    parent.wait()
-    parent.stdout.close()
+    ) as parent:
+        assert parent.stdout is not None
+        worker = os.pidfd_open(int(parent.stdout.readline()))
+        parent.kill()
     ended, _, _ = select.select([worker], [], [], 20)
     os.close(worker)
     assert ended
