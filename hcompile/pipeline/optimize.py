@@ -1,1 +1,190 @@
 """`hcompile optimize`: the path of a model through the house, from top to bottom."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hcompile.artifact.write import write_artifact
+from hcompile.errors import EnvironmentFault
+from hcompile.passes.select import select
+from hcompile.pipeline.certifying import certify_lowered
+from hcompile.pipeline.choosing import Choice, choose
+from hcompile.pipeline.crossover import measure_crossover
+from hcompile.pipeline.job import Job, prepare
+from hcompile.pipeline.kernels import PlanKernels
+from hcompile.pipeline.memory import StoredMemory
+from hcompile.pipeline.report import NodeTime, OptimizeReport
+from hcompile.pipeline.request import OptimizeRequest
+from hcompile.pipeline.stages import Stages
+from hcompile.pipeline.tuning import tune_options
+from hcompile.plan import Plan
+from hcompile.policy.certificate import Certificate
+from hcompile.policy.documents import data_digest
+from hcompile.program import Program
+from hcompile.progress import Progress, quiet
+from hcompile.runtime.crossover import Crossover
+from hcompile.runtime.dispatch import ScheduleTable
+from hcompile.runtime.module import Lowered
+from hcompile.tuning.tune import Tuner
+from hcompile.tuning_db.store import open_db
+from hcompile.versions import library_versions
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """A plan with its kernels: what the certificate is about and the artifact holds."""
+
+    program: Program
+    lowered: Lowered
+    tables: Mapping[str, ScheduleTable]
+    nodes: tuple[NodeTime, ...]
+
+
+def optimize(request: OptimizeRequest, progress: Progress = quiet) -> OptimizeReport:
+    """Make a model faster within a quality budget, and write the artifact.
+
+    Where no plan holds the budget, the artifact is the dense model and the report's outcome is "dense".
+
+    Raises:
+        UsageError: the request, the model or the data cannot be used.
+        KernelError: no kernel is valid for the model's attention.
+        EnvironmentFault: the machine lacks what the work needs, or the artifact cannot be written.
+    """
+    stages = Stages()
+    with stages("import"):
+        progress("import", 0, None)
+        job = prepare(request)
+    options = tune_options(request.trials, request.time_limit_s, request.seed)
+    with open_db(request.db) as db, Tuner(request.backend, db, options) as tuner:
+        memory = StoredMemory(db, job.program, job.facts)
+        kernels = PlanKernels(job.program, job.lengths, request.backend, tuner)
+        with stages("tune"):
+            kernels.tune(progress)
+        with stages("choose"):
+            choice = choose(job, kernels, memory, progress)
+        if request.dry_run:
+            _write_plan(request.target, choice.plan)
+            return _report(job, choice, "plan", stages, tuner.measured)
+        compiled = None
+        certificate = None
+        if choice.holds:
+            with stages("compile"):
+                compiled = _compile(job, choice.plan, kernels, progress)
+            with stages("certify"):
+                certificate = _certify(job, compiled, memory, progress)
+        measured = tuner.measured
+        if compiled is None or (certificate is not None and not certificate.holds):
+            outcome, crossover = "dense", Crossover(None)
+            compiled = _compile(job, Plan.dense(job.program.sites), kernels, progress)
+        else:
+            outcome = "hybrid"
+            with stages("crossover"):
+                crossover = measure_crossover(compiled.program, compiled.lowered, job.axis, progress, request.seed)
+    with stages("write"):
+        kept = certificate if outcome == "hybrid" else None
+        _write_artifact(job, compiled, crossover, kept)
+    return _report(job, choice, outcome, stages, measured, compiled, certificate, crossover)
+
+
+def _compile(job: Job, plan: Plan, kernels: PlanKernels, progress: Progress) -> _Compiled:
+    """Give every node of the plan its schedules, and lower."""
+    progress("compile", 0, None)
+    tables, nodes = kernels.tables(plan), kernels.node_times(plan, job.length)
+    program = select(job.program, plan)
+    lowered = Lowered.of(program, job.model.original, tables, job.request.backend, job.library)
+    return _Compiled(program, lowered, tables, nodes)
+
+
+def _certify(job: Job, compiled: _Compiled, memory: StoredMemory, progress: Progress) -> Certificate | None:
+    """Certify the lowered module on documents that nothing has seen; the same module is certified once."""
+    if job.splits is None or not job.held_out:
+        return None
+    plan = compiled.program.plan
+    key = {
+        "plan": None if plan is None else plan.digest,
+        "schedules": {name: table.to_json() for name, table in compiled.tables.items()},
+        "budget": job.budget.to_json(),
+        "metric": job.request.metric,
+        "data": data_digest(job.splits.certify),
+        "seed": job.request.seed,
+    }
+    known = memory.recall("pipeline.certificate", key)
+    if known is not None:
+        return Certificate.from_json(known)
+    certificate = certify_lowered(
+        compiled.program,
+        compiled.lowered,
+        job.splits.certify,
+        budget=job.budget,
+        metric=job.request.metric,
+        domain=job.splits.domain,
+        dtype=job.dtype,
+        device=job.device.model,
+        seed=job.request.seed,
+        progress=progress,
+    )
+    memory.keep("pipeline.certificate", key, certificate.to_json())
+    return certificate
+
+
+def _write_artifact(job: Job, compiled: _Compiled, crossover: Crossover, certificate: Certificate | None) -> None:
+    facts = {
+        "versions": library_versions(),
+        "source": job.model.source,
+        "kind": job.model.kind,
+        "dtype": job.dtype,
+        "backend": job.request.backend,
+        "device": job.device.to_json(),
+        "linear_library": job.library,
+        "length_axis": job.axis,
+        "crossover": crossover.to_json(),
+        "certificate": None if certificate is None else certificate.to_json(),
+        "notes": {"budget": job.request.budget, "metric": job.request.metric},
+    }
+    write_artifact(job.request.target, compiled.program, job.model.original, compiled.tables, facts)
+
+
+def _write_plan(path: Path, plan: Plan) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(json.dumps(plan.to_json(), indent=1) + "\n")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise EnvironmentFault(f"{path}: the plan could not be written ({error}); choose another place") from error
+
+
+def _report(
+    job: Job,
+    choice: Choice,
+    outcome: str,
+    stages: Stages,
+    kernels_measured: int,
+    compiled: _Compiled | None = None,
+    certificate: Certificate | None = None,
+    crossover: Crossover | None = None,
+) -> OptimizeReport:
+    program = job.program
+    plan = choice.plan if outcome != "dense" else Plan.dense(program.sites)
+    json_form: Any = None if certificate is None else certificate.to_json()
+    return OptimizeReport(
+        output=str(job.request.target),
+        outcome=outcome,
+        sites=program.sites,
+        left=program.left,
+        guards=program.guards,
+        plan=plan,
+        removed={length: plan.removed_share(program.sites, length) for length in job.lengths},
+        certificate=json_form,
+        policy=choice.log,
+        nodes=() if compiled is None else compiled.nodes,
+        crossover=None if crossover is None else crossover.to_json(),
+        linear_library=job.library,
+        stages=stages.seconds,
+        kernels_measured=kernels_measured,
+        warnings=job.warnings,
+    )

@@ -19,7 +19,7 @@ from hcompile.pipeline.tuning import default_lengths, tune_options
 from hcompile.progress import Progress, quiet
 from hcompile.runtime.module import Lowered
 from hcompile.tuning.tune import Tuner
-from hcompile.tuning_db import open_db
+from hcompile.tuning_db.store import open_db
 from hcompile.versions import library_versions
 
 

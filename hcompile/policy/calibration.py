@@ -116,6 +116,17 @@ def load_splits(
     )
 
 
+def sample_splits(flat_inputs: Sequence[torch.Tensor], interface: Interface, source: str) -> Splits:
+    """Return the rows of a model's own sample inputs as documents that serve for everything: no held-out data."""
+    rows = flat_inputs[0].shape[0]
+    names = [spec.name for spec in interface.inputs]
+    documents = tuple(
+        Document(f"{source}:{row}", {name: value[row] for name, value in zip(names, flat_inputs, strict=True)})
+        for row in range(rows)
+    )
+    return Splits(documents, documents, documents, source, source)
+
+
 def gather(
     items: Sequence[Item], interface: Interface, encode: Encoder | None, length: int, count: int, seed: int
 ) -> tuple[Document, ...]:

@@ -1,0 +1,138 @@
+"""The pipeline's choice of a plan: given by the user, or made by the policy on calibration data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hcompile.codegen import get_backend
+from hcompile.errors import UsageError
+from hcompile.frontend.load import ImportedModel
+from hcompile.operator import Kernel
+from hcompile.pipeline.certifying import text_encoder
+from hcompile.pipeline.kernels import PlanKernels
+from hcompile.pipeline.plan_runner import PlanRunner
+from hcompile.pipeline.request import OptimizeRequest
+from hcompile.plan import Plan
+from hcompile.policy.calibration import Splits, load_splits, sample_splits
+from hcompile.policy.interface import Interface
+from hcompile.policy.memory import Memory
+from hcompile.policy.metrics import metric_of
+from hcompile.policy.policy import Models, choose_plan
+from hcompile.policy.repair import Effort
+from hcompile.policy.units import units_of
+from hcompile.program import Program
+from hcompile.progress import Progress
+from hcompile.runtime.dispatch import ScheduleTable
+
+if TYPE_CHECKING:
+    from hcompile.pipeline.job import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Documents of a run, whether they are fit for a certificate, and what the user should know of them."""
+
+    splits: Splits | None
+    held_out: bool
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A plan, whether it may be used (nothing measured says otherwise), and the policy's log for the report."""
+
+    plan: Plan
+    holds: bool
+    log: dict[str, Any] | None
+
+
+def read_splits(request: OptimizeRequest, model: ImportedModel, length: int) -> Data:
+    """Return the documents of a run.
+
+    Raises:
+        UsageError: the data cannot be used, or there is none and a plan must be chosen.
+    """
+    interface = Interface.of(model.program)
+    if request.calib is not None:
+        encode = text_encoder(model.program, interface, model.source)
+        splits = load_splits(request.calib, interface, encode, length, verify=request.verify, seed=request.seed)
+        return Data(splits, held_out=True)
+    if model.sample_inputs:
+        warning = (
+            "no --calib: the plan is chosen and measured on the model's own sample inputs, which are no held-out data; "
+            "the artifact carries no certificate"
+        )
+        return Data(sample_splits(model.sample_inputs, interface, model.source), False, (warning,))
+    if request.plan is not None:
+        return Data(None, False, ("no --calib: the given plan was not measured, and the artifact carries no certificate",))
+    raise UsageError(
+        f"{model.source}: a budget needs data to be measured on: pass --calib with text like what the model will read "
+        "(--calib stdlib is Python's own library)"
+    )
+
+
+def choose(job: Job, kernels: PlanKernels, memory: Memory, progress: Progress) -> Choice:
+    """Take the user's plan, or let the policy choose one for documents of `job.length` tokens."""
+    request, program, length = job.request, job.program, job.length
+    if request.plan is not None:
+        return Choice(_read_plan(request.plan, program), True, None)
+    if job.splits is None:
+        raise UsageError(f"{job.model.source}: no plan was given and there is no data to choose one with: pass --calib")
+    metric = metric_of(job.budget.metric, request.metric)
+    tables = kernels.any_table()
+    runner = PlanRunner(program, tables, request.backend, job.library)
+    models = Models(program, partial(runner, Plan.dense(program.sites)), runner, _any_kernel(job, tables))
+    result = choose_plan(
+        models,
+        units_of(program.sites, length, granularity=request.granularity, keep_layers=request.keep_layers),
+        job.splits,
+        metric,
+        metric.limit(job.budget.limit),
+        lambda site, pattern: kernels.head_us(site, pattern, length),
+        effort=Effort(time_limit_s=request.time_limit_s),
+        memory=memory,
+        seed=request.seed,
+        progress=progress,
+    )
+    return Choice(result.plan, result.holds, result.to_json())
+
+
+def _any_kernel(job: Job, tables: Mapping[str, ScheduleTable]) -> Kernel:
+    """Return a kernel for the heads of any site of the program."""
+    backend = get_backend(job.request.backend)
+    kernels = {}
+    for site in job.program.sites:
+        schedule = tables[site.name].schedule(job.length)
+        kernels[site.head_dim] = backend.load(backend.build(schedule, job.dtype, site.head_dim))
+
+    def attend(
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        key_mask: torch.Tensor | None,
+        head_params: torch.Tensor,
+        q_offset: int,
+        scale: float,
+        causal: bool,
+    ) -> torch.Tensor:
+        return kernels[q.shape[-1]](q, k, v, key_mask, head_params, q_offset, scale, causal)
+
+    return attend
+
+
+def _read_plan(path: Path, program: Program) -> Plan:
+    try:
+        plan = Plan.from_json(json.loads(path.read_bytes()))
+        plan.check(program.sites)
+    except OSError as error:
+        raise UsageError(f"{path}: the plan cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path}: {error}") from error
+    return plan
