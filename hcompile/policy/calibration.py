@@ -121,7 +121,9 @@ def sample_splits(flat_inputs: Sequence[torch.Tensor], interface: Interface, sou
     rows = flat_inputs[0].shape[0]
     names = [spec.name for spec in interface.inputs]
     documents = tuple(
-        Document(f"{source}:{row}", {name: value[row] for name, value in zip(names, flat_inputs, strict=True)})
+        Document(
+            f"{source}:{row}", {name: value[row] for name, value in zip(names, flat_inputs, strict=True)}
+        )
         for row in range(rows)
     )
     return Splits(documents, documents, documents, source, source)

@@ -25,6 +25,9 @@ def attend(
     Args:
         q: `[B, Hq, S, D]`. k, v: `[B, Hkv, S, D]`. Every key is valid, and the first query is at position 0.
         patterns: one per query head.
+
+    Returns:
+        `[B, Hq, S, D]`, laid out as `[B, S, Hq, D]` in memory, as the operator's output is.
     """
     heads: list[torch.Tensor | None] = [None] * site.q_heads
     for pattern in dict.fromkeys(patterns):
@@ -37,7 +40,7 @@ def attend(
             out = _local(*part, pattern, site)
         for place, head in enumerate(chosen):
             heads[head] = out[:, place]
-    return torch.stack([head for head in heads if head is not None], dim=1)
+    return torch.stack([head for head in heads if head is not None], dim=2).transpose(1, 2)
 
 
 def _local(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pattern: Pattern, site: Site) -> torch.Tensor:

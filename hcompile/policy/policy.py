@@ -63,7 +63,7 @@ class PolicyResult:
 
     Attributes:
         plan: the fastest plan that holds; the dense plan when none does.
-        holds: a plan other than the dense one holds.
+        why_dense: why it is the dense plan, "" when it is not.
         limit: the largest degradation allowed.
         latency_us, dense_latency_us: predicted time of all attention of one row under the plan, and dense.
         trials: every plan that was measured, in order.
@@ -71,17 +71,22 @@ class PolicyResult:
     """
 
     plan: Plan
-    holds: bool
+    why_dense: str
     limit: float
     latency_us: float
     dense_latency_us: float
     trials: tuple[Trial, ...]
     data_sha256: str
 
+    @property
+    def holds(self) -> bool:
+        """Whether a plan other than the dense one holds the budget."""
+        return not self.why_dense
+
     def to_json(self) -> dict[str, Any]:
         return {
             "plan": self.plan.to_json(),
-            "holds": self.holds,
+            "why_dense": self.why_dense,
             "limit": self.limit,
             "latency_us": self.latency_us,
             "dense_latency_us": self.dense_latency_us,
@@ -126,8 +131,11 @@ def choose_plan(
     latency_us = [[len(unit.heads) * head_us(unit.site, option) for option in unit.options] for unit in units]
     dense_us = sum(row[0] for row in latency_us)
     result = partial(PolicyResult, limit=limit, dense_latency_us=dense_us, data_sha256=splits.digest)
+    unchanged = partial(result, plan=dense, latency_us=dense_us)
     if limit <= 0:
-        return result(plan=dense, holds=False, latency_us=dense_us, trials=())
+        return unchanged(why_dense="the budget allows no degradation at all", trials=())
+    if all(min(row) >= row[0] for row in latency_us):
+        return unchanged(why_dense="no local pattern is predicted to be faster at this length", trials=())
     keeper = _Keeper(Forgetful() if memory is None else memory, models, units, splits, metric, seed, progress)
     repair = Repair(
         units,
@@ -140,9 +148,9 @@ def choose_plan(
     )
     best = repair.run(keeper.expand(dense, "profile"), partial(keeper.expand, stage="refine"))
     trials = tuple(repair.trials)
-    if best is None or best.plan == dense:
-        return result(plan=dense, holds=False, latency_us=dense_us, trials=trials)
-    return result(plan=best.plan, holds=True, latency_us=best.latency_us, trials=trials)
+    if best is None:
+        return unchanged(why_dense="no measured plan is likely to hold the budget", trials=trials)
+    return result(plan=best.plan, why_dense="", latency_us=best.latency_us, trials=trials)
 
 
 class _Keeper:

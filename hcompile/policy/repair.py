@@ -117,8 +117,11 @@ class Repair:
         held, broken = 0.0, float("inf")
         while not self._spent():
             choice = allocate(self._latency_us, cost, allowed - scores.base)
-            plan = None if choice is None else plan_of(self._units, choice)
-            if choice is None or plan is None or any(plan == trial.plan for trial in self.trials):
+            if choice is None or not any(choice):
+                # Only the dense plan is left: there is nothing to measure.
+                return
+            plan = plan_of(self._units, choice)
+            if any(plan == trial.plan for trial in self.trials):
                 return
             predicted = scores.base + sum(row[option] for row, option in zip(cost, choice, strict=True))
             trial = self._try(stage, plan, choice, predicted)

@@ -1,0 +1,65 @@
+"""Batches: padding on the left of every second row, and only there."""
+
+from __future__ import annotations
+
+import torch
+
+from hcompile.policy.batches import batches, make_batch
+from hcompile.policy.documents import Document
+from hcompile.policy.interface import Interface
+from hcompile.program import InputSpec
+from tests.policy.tiny_programs import tiny_text
+
+
+def token_documents(count: int, length: int) -> list[Document]:
+    return [Document(str(i), {"input_ids": torch.arange(length) % 200 + 1 + i}) for i in range(count)]
+
+
+def test_every_second_row_is_padded_on_the_left() -> None:
+    interface = Interface.of(tiny_text())
+    found = list(batches(token_documents(5, 64), interface))
+    assert [len(batch.documents) for batch in found] == [2, 2, 1]
+    for batch in found:
+        ids, mask = batch.inputs
+        assert batch.valid is not None and torch.equal(batch.valid, mask.bool())
+        for row, document in enumerate(batch.documents):
+            pad = int((~batch.valid[row]).sum())
+            assert (pad > 0) == (row == 1) and pad <= 4
+            assert torch.equal(ids[row, pad:], document.tensors["input_ids"][: 64 - pad])
+            assert not ids[row, :pad].any() and bool(batch.valid[row, pad:].all())
+
+
+def test_profiles_are_not_padded() -> None:
+    batch = make_batch(token_documents(2, 64), Interface.of(tiny_text()))
+    assert batch.valid is not None and bool(batch.valid.all())
+    assert batch.token_counts() == [64, 64]
+
+
+def test_without_a_mask_nothing_is_padded() -> None:
+    interface = Interface((InputSpec("input_ids", "int64", ("b", "s")),), 0, None, 0, True)
+    (batch,) = batches(token_documents(2, 64), interface)
+    assert batch.valid is None and batch.token_counts() == [64, 64] and bool((batch.inputs[0] > 0).all())
+
+
+def test_a_fixed_batch_size_is_kept() -> None:
+    interface = Interface((InputSpec("input_ids", "int64", (3, 64)),), 0, None, 0, True)
+    assert [len(batch.documents) for batch in batches(token_documents(6, 64), interface)] == [3, 3]
+
+
+def test_rows_of_other_shapes_start_a_batch() -> None:
+    interface = Interface((InputSpec("pixels", "float32", ("b", 3, "n")),), None, None, 0, False)
+    documents = [Document(str(n), {"pixels": torch.ones(3, n)}) for n in (4, 4, 5, 4)]
+    assert [tuple(batch.inputs[0].shape) for batch in batches(documents, interface)] == [
+        (2, 3, 4),
+        (1, 3, 5),
+        (1, 3, 4),
+    ]
+
+
+def test_named_inputs_bring_their_own_mask() -> None:
+    interface = Interface.of(tiny_text())
+    mask = torch.tensor([0, 0, 1, 1])
+    document = Document("d", {"embeds": torch.ones(4), "attention_mask": mask})
+    named = Interface((InputSpec("embeds", "float32", ("b", "s")), interface.inputs[1]), None, 1, 0, True)
+    batch = make_batch([document], named, padded=True)
+    assert batch.valid is not None and batch.valid.tolist() == [[False, False, True, True]]
