@@ -105,28 +105,29 @@ def _check_arguments(
     head_params: torch.Tensor,
 ) -> None:
     """Check what kernels rely on. It runs when a graph is traced, so that a call pays nothing for it."""
-    check = torch._check
-    check(
+    torch._check(
         q.dim() == k.dim() == v.dim() == 4, lambda: "attention: q, k and v want four dimensions [B, H, S, D]"
     )
-    check(q.dtype == k.dtype == v.dtype, lambda: f"attention: q, k, v are {q.dtype}, {k.dtype}, {v.dtype}")
+    torch._check(
+        q.dtype == k.dtype == v.dtype, lambda: f"attention: q, k, v are {q.dtype}, {k.dtype}, {v.dtype}"
+    )
     (batch, heads, _, head_dim), (_, kv_heads, kv_len, _) = q.shape, k.shape
-    check(
+    torch._check(
         tuple(k.shape) == tuple(v.shape) == (batch, kv_heads, kv_len, head_dim),
         lambda: f"attention: k {tuple(k.shape)} and v {tuple(v.shape)} do not fit q {tuple(q.shape)}",
     )
-    check(
+    torch._check(
         heads % kv_heads == 0,
         lambda: f"attention: {heads} query heads are no multiple of {kv_heads} KV heads",
     )
-    check(
+    torch._check(
         head_params.dtype == torch.int32 and head_params.shape == (heads, 2),
         lambda: (
             f"attention: head_params is {head_params.dtype} {tuple(head_params.shape)}, wanted int32 [{heads}, 2]"
         ),
     )
     if key_mask is not None:
-        check(
+        torch._check(
             key_mask.dtype == torch.bool and tuple(key_mask.shape) == (batch, kv_len),
             lambda: (
                 f"attention: key_mask is {key_mask.dtype} {tuple(key_mask.shape)}, wanted bool [{batch}, {kv_len}]"

@@ -16,6 +16,7 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 from torch.utils import _pytree as pytree
 
+from hcompile.checks import check_int, check_object, check_text, shown
 from hcompile.errors import UsageError
 from hcompile.guard import Guard
 from hcompile.left import LeftDense
@@ -43,8 +44,8 @@ class InputSpec:
     Attributes:
         name: the argument's name.
         dtype: torch's name of the dtype, such as `int64`.
-        shape: sizes; a dynamic one is the name of its symbol, or "" where the export gave it no plain symbol.
-        default: None where the caller must pass it, "ones" where ones of the first input's shape stand in.
+        shape: sizes; a dynamic one is the name of its symbol.
+        default: None where the caller must pass it, "ones" where ones of this shape stand in.
     """
 
     name: str
@@ -53,17 +54,26 @@ class InputSpec:
     default: str | None = None
 
     def __post_init__(self) -> None:
+        check_text("input name", self.name)
+        check_text(f"input {self.name}: dtype", self.dtype)
         if self.default not in (None, "ones"):
-            raise ValueError(f"input {self.name}: default {self.default!r} is neither None nor 'ones'")
+            raise ValueError(f"input {self.name}: default {shown(self.default)} is neither None nor 'ones'")
         if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
             raise ValueError(f"input {self.name}: {self.dtype!r} is no dtype")
+        for size in self.shape:
+            if isinstance(size, str):
+                check_text(f"input {self.name}: symbol", size)
+            else:
+                check_int(f"input {self.name}: size", size)
 
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape), "default": self.default}
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> InputSpec:
-        return cls(value["name"], value["dtype"], tuple(value["shape"]), value["default"])
+    def from_json(cls, value: Any) -> InputSpec:
+        """Raises: ValueError or TypeError when `value` is no input."""
+        fields = check_object("input", value, ("name", "dtype", "shape", "default"))
+        return cls(fields["name"], fields["dtype"], tuple(fields["shape"]), fields["default"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,21 +186,19 @@ def _from_exported(exported: torch.export.ExportedProgram) -> Program:
     stored = {**exported.state_dict, **exported.constants}
     tensors: dict[str, torch.Tensor] = {}
     inputs: list[InputSpec] = []
-    symbols: dict[str, str] = {}
     graph = Graph()
     mapping: dict[Node, Node] = {}
     for node in exported.graph.nodes:
         if node.op == "placeholder" and node.name in lifted:
-            name = node.name.replace(".", "_")
-            tensors[name] = stored[lifted[node.name]]
-            mapping[node] = graph.get_attr(name)
+            tensors[node.name] = stored[lifted[node.name]]
+            mapping[node] = graph.get_attr(node.name)
             mapping[node].meta = dict(node.meta)
         elif node.op == "placeholder":
-            inputs.append(_input_spec(node, symbols))
+            inputs.append(_input_spec(node))
             mapping[node] = graph.placeholder(node.name)
             mapping[node].meta = dict(node.meta)
         elif node.op == "output":
-            if not all(isinstance(value, Node) for value in node.args[0]):
+            if not all(_is_tensor(value) for value in node.args[0]):
                 raise UsageError("the model returns a constant or a number: return tensors only")
             graph.output(tuple(mapping[value] for value in node.args[0]))
         elif node.op == "call_function" and getattr(node.target, "_opname", "") in _ASSERTIONS:
@@ -210,11 +218,15 @@ def _from_exported(exported: torch.export.ExportedProgram) -> Program:
         inputs=tuple(inputs),
         input_tree=_plain_tree(exported.call_spec.in_spec, "takes"),
         output_tree=_plain_tree(exported.call_spec.out_spec, "returns"),
-        dims=_dims(exported, symbols),
+        dims=_dims(exported, {size for spec in inputs for size in spec.shape if isinstance(size, str)}),
     )
 
 
-def _input_spec(node: Node, symbols: dict[str, str]) -> InputSpec:
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Node) and isinstance(value.meta.get("val"), torch.Tensor)
+
+
+def _input_spec(node: Node) -> InputSpec:
     value = node.meta.get("val")
     if not isinstance(value, torch.Tensor):
         raise UsageError(
@@ -222,30 +234,28 @@ def _input_spec(node: Node, symbols: dict[str, str]) -> InputSpec:
         )
     shape: list[int | str] = []
     for size in value.shape:
-        if isinstance(size, int):
-            shape.append(size)
-        else:
-            expression = size.node.expr
-            name = str(expression) if expression.is_Symbol else ""
-            if name:
-                symbols.setdefault(name, name)
-            shape.append(name)
+        if not isinstance(size, int) and not size.node.expr.is_Symbol:
+            raise UsageError(
+                f"a size of the model's input {node.name} is {size.node.expr}: "
+                "export it with dynamic sizes that stand alone, without arithmetic on torch.export.Dim"
+            )
+        shape.append(size if isinstance(size, int) else str(size.node.expr))
     return InputSpec(node.name, str(value.dtype).removeprefix("torch."), tuple(shape))
 
 
-def _dims(
-    exported: torch.export.ExportedProgram, symbols: Mapping[str, str]
-) -> dict[str, tuple[int, int | None]]:
+def _dims(exported: torch.export.ExportedProgram, symbols: set[str]) -> dict[str, tuple[int, int | None]]:
     limits: dict[str, tuple[int, int | None]] = {}
     for symbol, constraint in exported.range_constraints.items():
         if str(symbol) in symbols:
-            # torch.export assumes sizes of at least 2 while tracing and runs with 1 all the same.
+            # torch.export assumes sizes of at least 2 while tracing, and its graphs run with 1 all the same. A larger
+            # least size is the user's, or an assumption of the graph.
+            lower = int(constraint.lower) if int(constraint.lower) > 2 else 1
             upper = (
                 int(constraint.upper)
                 if constraint.upper.is_Integer and int(constraint.upper) < 2**31
                 else None
             )
-            limits[str(symbol)] = (1, upper)
+            limits[str(symbol)] = (lower, upper)
     return limits
 
 

@@ -7,6 +7,7 @@ a graph from elsewhere cannot run code, write files or touch memory that is not 
 
 from __future__ import annotations
 
+import keyword
 import math
 import operator
 import re
@@ -16,20 +17,21 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
+from hcompile.checks import check_text, shown
 from hcompile.errors import UsageError
 from hcompile.guard import Guard
 from hcompile.left import LeftDense
+from hcompile.operator import attention
 from hcompile.plan import Plan
 from hcompile.program import SITE_META, InputSpec, Program, bind_tensors
+from hcompile.program_check import check_program
+from hcompile.safe_operators import safe_operator
 from hcompile.site import Site
 
 SCHEMA = 1
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,200}")
-_NAMESPACES = ("aten", "hcompile", "prims")
-# Functional by their schema, and still not for a graph from elsewhere: they open files or read raw memory.
-_REFUSED = frozenset({"from_file", "_print", "_pin_memory", "_resize_output"})
-_OPERATORS = "add sub mul floordiv truediv mod pow neg getitem eq ne lt le gt ge and_ or_".split()
-_TORCH_FUNCTIONS = "sym_max sym_min sym_not sym_int sym_float sym_ite".split()
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,511}")
+_OPERATORS = "add sub mul floordiv truediv mod pow neg pos getitem eq ne lt le gt ge and_ or_".split()
+_TORCH_FUNCTIONS = "sym_max sym_min sym_not sym_int sym_float sym_ite sym_sum".split()
 _SIZE_FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{f"operator.{name}": getattr(operator, name) for name in _OPERATORS},
     **{f"torch.{name}": getattr(torch, name) for name in _TORCH_FUNCTIONS},
@@ -76,9 +78,10 @@ def program_from_json(value: Any, tensors: Mapping[str, torch.Tensor]) -> Progra
     try:
         graph = _graph_from_json(value["nodes"], tensors)
         used = {node.target for node in graph.nodes if node.op == "get_attr"}
-        return Program(
-            graph=bind_tensors(graph, {name: tensors[name] for name in used}),
-            tensors={name: tensors[name] for name in tensors if name in used},
+        bound = {name: tensor for name, tensor in tensors.items() if name in used}
+        program = Program(
+            graph=bind_tensors(graph, bound),
+            tensors=bound,
             inputs=tuple(InputSpec.from_json(spec) for spec in value["inputs"]),
             input_tree=value["input_tree"],
             output_tree=value["output_tree"],
@@ -88,10 +91,13 @@ def program_from_json(value: Any, tensors: Mapping[str, torch.Tensor]) -> Progra
             guards=tuple(Guard(**guard) for guard in value["guards"]),
             plan=None if value["plan"] is None else Plan.from_json(value["plan"]),
         )
+        check_program(program)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        reason = next(iter(str(error).splitlines()), "")
         raise UsageError(
-            f"the graph is malformed ({type(error).__name__}: {error}): write the artifact again"
+            f"the graph is malformed ({type(error).__name__}: {reason}): write the artifact again"
         ) from error
+    return program
 
 
 def _node_to_json(node: Node) -> dict[str, Any]:
@@ -112,18 +118,12 @@ def _node_to_json(node: Node) -> dict[str, Any]:
 
 def _target_name(target: Any) -> str:
     if isinstance(target, torch._ops.OpOverload):
-        _check_operator(target)
-        return str(target)
-    name = _SIZE_NAMES.get(target)
-    if name is None:
+        name = f"{target.namespace}.{target._opname}.{target._overloadname}"
+        _operator(name)
+        return name
+    if target not in _SIZE_NAMES:
         raise UsageError(f"the graph calls {target}, which an artifact cannot hold")
-    return name
-
-
-def _check_operator(overload: torch._ops.OpOverload) -> None:
-    name = overload._opname
-    if overload.namespace not in _NAMESPACES or name in _REFUSED or overload._schema.is_mutable:
-        raise UsageError(f"the graph calls the operator {overload}, which an artifact may not hold")
+    return _SIZE_NAMES[target]
 
 
 def _to_json(value: Any) -> Any:
@@ -146,56 +146,64 @@ def _to_json(value: Any) -> Any:
 
 
 def _graph_from_json(entries: Any, tensors: Mapping[str, torch.Tensor]) -> Graph:
+    *entries, last = entries
     graph = Graph()
     nodes: dict[str, Node] = {}
     for entry in entries:
-        op = entry["op"]
-        if op == "output":
-            graph.output(tuple(_from_json(entry["args"], nodes)[0]))
-            continue
-        name = entry["name"]
-        if not _NAME.fullmatch(name) or name in nodes:
-            raise ValueError(f"node name {name!r}")
-        if op == "placeholder":
-            node = graph.create_node("placeholder", _checked_name(entry["target"]), name=name)
-        elif op == "get_attr":
-            if entry["target"] not in tensors:
-                raise ValueError(f"tensor {entry['target']!r} is missing")
-            node = graph.create_node("get_attr", _checked_name(entry["target"]), name=name)
-        elif op == "call_function":
-            kwargs = {
-                _checked_name(key): _from_json(item, nodes) for key, item in entry.get("kwargs", {}).items()
-            }
-            args = tuple(_from_json(entry["args"], nodes))
-            node = graph.create_node("call_function", _target(entry["target"]), args, kwargs, name=name)
-        else:
-            raise ValueError(f"node of kind {op!r}")
+        name = _checked_name(entry["name"])
+        if name in nodes:
+            raise ValueError(f"two nodes are named {name!r}")
+        node = nodes[name] = graph.create_node(*_call(entry, nodes, tensors), name=name)
         if "site" in entry:
-            node.meta[SITE_META] = str(entry["site"])
-        nodes[name] = node
+            check_text("site name", entry["site"])
+            node.meta[SITE_META] = entry["site"]
+    if last["op"] != "output":
+        raise ValueError("the last node is no output")
+    outputs = tuple(_from_json(last["args"], nodes)[0])
+    if not all(isinstance(value, Node) for value in outputs):
+        raise ValueError("an output is no node")
+    graph.output(outputs)
     graph.lint()
     return graph
 
 
+def _call(
+    entry: Any, nodes: Mapping[str, Node], tensors: Mapping[str, torch.Tensor]
+) -> tuple[str, Any, tuple[Any, ...], dict[str, Any]]:
+    """Return (op, target, args, kwargs) of a node."""
+    op, target = entry["op"], entry["target"]
+    if op == "placeholder":
+        return op, _checked_name(target), (), {}
+    if op == "get_attr":
+        if target not in tensors:
+            raise ValueError(f"tensor {target!r} is missing")
+        return op, _checked_name(target), (), {}
+    if op != "call_function":
+        raise ValueError(f"node of kind {op!r}")
+    kwargs = {_checked_name(key): _from_json(item, nodes) for key, item in entry.get("kwargs", {}).items()}
+    function = _SIZE_FUNCTIONS[target] if target in _SIZE_FUNCTIONS else _operator(target)
+    return op, function, tuple(_from_json(entry["args"], nodes)), kwargs
+
+
 def _checked_name(name: Any) -> str:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(f"name {name!r}")
+    """Return a name that torch may paste into the code of a graph."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or keyword.iskeyword(name):
+        raise ValueError(f"name {shown(name)}")
     return name
 
 
-def _target(name: Any) -> Callable[..., Any]:
-    if name in _SIZE_FUNCTIONS:
-        return _SIZE_FUNCTIONS[name]
+def _operator(name: Any) -> torch._ops.OpOverload:
     parts = str(name).split(".")
-    if len(parts) != 3 or parts[0] not in _NAMESPACES or not all(_NAME.fullmatch(part) for part in parts):
-        raise UsageError(f"the graph calls {name!r}, which an artifact may not hold")
-    packet = getattr(getattr(torch.ops, parts[0]), parts[1], None)
-    overload = getattr(packet, parts[2], None)
-    if not isinstance(overload, torch._ops.OpOverload):
+    if len(parts) != 3 or not all(_NAME.fullmatch(part) for part in parts):
+        raise UsageError(f"the graph calls {shown(name)}, which an artifact may not hold")
+    overload = safe_operator(*parts)
+    if overload is None:
         raise UsageError(
-            f"the graph calls {name}, which torch {torch.__version__} does not have: use another torch"
+            f"the graph calls {name}, which is no operator on tensors alone in torch {torch.__version__}: "
+            "use the torch that wrote it, or write the artifact again"
         )
-    _check_operator(overload)
+    if overload._schema.is_mutable or (parts[0] == "hcompile" and overload is not attention):
+        raise UsageError(f"the graph calls {name}, which an artifact may not hold")
     return overload
 
 

@@ -44,7 +44,9 @@ class KeyPadding:
     @property
     def guard(self) -> Guard | None:
         """What the proof assumes of the inputs."""
-        return None if self.source.meta["val"].dtype == torch.bool else Guard("binary", self.source.name)
+        return (
+            None if self.source.meta["val"].dtype == torch.bool else Guard("binary", str(self.source.target))
+        )
 
 
 @dataclass(frozen=True, slots=True)

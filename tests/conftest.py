@@ -1,11 +1,17 @@
-"""What every test shares: a cache directory of its own, so that no test reads or writes the user's."""
+"""What every test shares: a cache directory of its own, and one small model."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+    from hcompile.program import Program
 
 # First examples load torch and compile; a slow one is no failure.
 settings.register_profile("hcompile", deadline=None)
@@ -18,3 +24,43 @@ def cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("HCOMPILE_CACHE_DIR", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_llama() -> LlamaForCausalLM:
+    """A random model: 2 layers, 4 query heads of 8 on 2 KV heads, 64 ids, at most 512 tokens."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=512,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_program(tiny_llama: LlamaForCausalLM) -> Program:
+    """The raised program of `tiny_llama`; imported once, so no test may change it."""
+    from hcompile.frontend.transformers_folder import import_model
+
+    return import_model(tiny_llama, "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_hybrid(tiny_program: Program) -> Program:
+    """`tiny_program` with a plan that mixes dense and local heads in every node."""
+    from hcompile.passes.select import select
+    from hcompile.patterns import Dense, Local
+    from hcompile.plan import Plan
+
+    heads = (Dense(), Local(8, 2), Local(16, 0), Local(1, 1))
+    return select(tiny_program, Plan.of({site.name: heads for site in tiny_program.sites}))

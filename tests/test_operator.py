@@ -44,7 +44,8 @@ def arguments(
 
 
 def reference(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, call: tuple[Any, ...]) -> torch.Tensor:
-    return attention_reference(q, k, v, call[3], call[4], *call[7:10])
+    _, _, _, key_mask, params, _, _, q_offset, scale, causal, _ = call
+    return attention_reference(q, k, v, key_mask, params, q_offset, scale, causal)
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -82,7 +83,7 @@ def test_gradients_equal_autograd_through_the_reference(case: str, monkeypatch: 
     inputs = call[:3]
     grad = torch.randn(call[0].shape, generator=torch.Generator().manual_seed(1))
     found = torch.autograd.grad(attention(*call), inputs, grad)
-    wanted = torch.autograd.grad(reference(*inputs, call), inputs, grad)
+    wanted = torch.autograd.grad(reference(call[0], call[1], call[2], call), inputs, grad)
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other)
 
@@ -90,10 +91,10 @@ def test_gradients_equal_autograd_through_the_reference(case: str, monkeypatch: 
 def test_bfloat16_gradients_add_up_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operator, "_GRADIENT_ROWS", 4)
     call = arguments(dtype=torch.bfloat16, grad=True, q_len=128, kv_len=128)
-    exact = [tensor.detach().double().requires_grad_() for tensor in call[:3]]
+    q, k, v = exact = [tensor.detach().double().requires_grad_() for tensor in call[:3]]
     grad = torch.randn(call[0].shape, generator=torch.Generator().manual_seed(1)).bfloat16()
     found = torch.autograd.grad(attention(*call), call[:3], grad)
-    wanted = torch.autograd.grad(reference(*exact, call), exact, grad.double())
+    wanted = torch.autograd.grad(reference(q, k, v, call), exact, grad.double())
     for one, other in zip(found, wanted, strict=True):
         assert one.dtype == torch.bfloat16
         # Slices that add up in bfloat16 are off by 32 roundings.
@@ -102,7 +103,8 @@ def test_bfloat16_gradients_add_up_in_float32(monkeypatch: pytest.MonkeyPatch) -
 
 class Layer(torch.nn.Module):
     def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return attention(q + 1, k, v, None, PARAMS, None, None, 0, 0.5, True, "") * 2
+        out: torch.Tensor = attention(q + 1, k, v, None, PARAMS, None, None, 0, 0.5, True, "")
+        return out * 2
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
@@ -137,7 +139,7 @@ def test_a_bound_kernel_serves_its_binding_and_the_first_one_stays() -> None:
     calls: list[str] = []
 
     def kernel(name: str) -> operator.Kernel:
-        def run(q: torch.Tensor, *rest: Any) -> torch.Tensor:
+        def run(q: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
             calls.append(name)
             return q.transpose(1, 2).contiguous().transpose(1, 2)
 
@@ -157,12 +159,12 @@ def test_a_binding_that_nothing_is_bound_to_says_what_to_do() -> None:
 
 
 def test_the_reference_cannot_be_replaced() -> None:
-    def wrong(*arguments: Any) -> torch.Tensor:
+    def wrong(*arguments: Any, **named: Any) -> torch.Tensor:
         raise AssertionError
 
     bind("", wrong)
     call = arguments()
-    torch.testing.assert_close(attention(*call), reference(*call[:3], call))
+    torch.testing.assert_close(attention(*call), reference(call[0], call[1], call[2], call))
 
 
 WRONG: dict[str, tuple[int, torch.Tensor, str]] = {

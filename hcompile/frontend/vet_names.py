@@ -11,8 +11,9 @@ import torch
 from torch.utils import _pytree as pytree
 
 from hcompile.frontend.vet import AGAIN, TRUST
+from hcompile.safe_operators import NAMESPACES, safe_operator
 
-_OPERATOR = re.compile(r"torch\.ops\.(aten|prims|hcompile)\.([A-Za-z_]\w*)\.([A-Za-z_]\w*)", re.ASCII)
+_OPERATOR = re.compile(rf"torch\.ops\.({'|'.join(NAMESPACES)})\.([A-Za-z_]\w*)\.([A-Za-z_]\w*)", re.ASCII)
 _SIZE_OPERATORS = frozenset(
     [f"torch.sym_{name}" for name in ("not", "int", "float", "ite", "max", "min", "sum")]
     + ["torch._sym_sqrt", "math.ceil", "math.floor", "math.trunc"]
@@ -32,8 +33,6 @@ _HIGHER_ORDER = frozenset(
         "wrap_with_set_grad_enabled", "wrap_with_autocast",
     )
 )  # fmt: skip
-# Opens files, or skips the bounds checks that keep an index inside its tensor.
-_REFUSED = re.compile(r"from_file|_unsafe_(?!view$)\w*|\w+_unsafe|set|_nested_view_from_buffer\w*")
 _SPEC_FIELDS = {"type", "context", "children_spec"}
 _MOST_NESTING = 60
 
@@ -59,13 +58,7 @@ def check_operator(target: str) -> None:
     match = _OPERATOR.fullmatch(target)
     if match is None:
         raise UnsafeName("the graph calls it, and it is not one of torch's own tensor operators")
-    namespace, name, overload = match.groups()
-    operator = getattr(getattr(getattr(torch.ops, namespace), name, None), overload, None)
-    schema_name = f"{namespace}::{name}"
-    known = isinstance(operator, torch._ops.OpOverload) and torch._C._dispatch_has_kernel(
-        schema_name if overload == "default" else f"{schema_name}.{overload}"
-    )
-    if not known or _REFUSED.fullmatch(name):
+    if safe_operator(*match.groups()) is None:
         raise UnsafeName(
             f"the graph calls it, and torch {torch.__version__} has no such operator on tensors alone"
         )

@@ -58,6 +58,6 @@ def vocabulary(program: Program, name: str) -> int | None:
     """Return how many ids the embedding that reads the input holds, None where none reads it."""
     for node in program.graph.graph.find_nodes(op="call_function", target=torch.ops.aten.embedding.default):
         weight, ids = node.args[:2]
-        if ids.op == "placeholder" and ids.name == name and weight.op == "get_attr":
+        if ids.op == "placeholder" and ids.target == name and weight.op == "get_attr":
             return program.tensors[weight.target].shape[0]
     return None

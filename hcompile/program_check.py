@@ -1,0 +1,85 @@
+"""What must hold between the parts of a program that was read from data, before anything of it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from hcompile.checks import check_int, shown
+from hcompile.operator import attention
+from hcompile.program import SITE_META, Program
+from hcompile.site import Site
+
+_ARGUMENTS = tuple(argument.name for argument in attention._schema.arguments)
+
+
+def check_program(program: Program) -> None:
+    """Raise ValueError unless inputs, outputs, sites, plan and guards fit the graph.
+
+    Kernels read memory as the sites and parameters say, so these must be true of the nodes they stand for.
+    """
+    placeholders = [str(node.target) for node in program.graph.graph.find_nodes(op="placeholder")]
+    names = [spec.name for spec in program.inputs]
+    if placeholders != names:
+        raise ValueError(f"the graph takes {shown(placeholders)}, its inputs are {shown(names)}")
+    outputs: Any = program.graph.graph.output_node().args[0]
+    positional, keyword = program.input_tree
+    if not isinstance(positional, list) or not isinstance(keyword, dict):
+        raise ValueError(f"input tree {shown(program.input_tree)} is no pair of a list and an object")
+    for kind, tree, count in (
+        ("input", program.input_tree, len(names)),
+        ("output", program.output_tree, len(outputs)),
+    ):
+        if sorted(_leaves(tree)) != list(range(count)):
+            raise ValueError(f"{kind} tree {shown(tree)} does not hold each of {count} {kind}s once")
+    for symbol, (low, high) in program.dims.items():
+        check_int(f"least size of {symbol}", low)
+        if high is not None:
+            check_int(f"largest size of {symbol}", high, low)
+    for guard in program.guards:
+        if guard.input not in names:
+            raise ValueError(f"a guard speaks of {guard.input!r}, which is no input")
+    _check_sites(program)
+
+
+def _leaves(tree: Any) -> Iterator[int]:
+    if isinstance(tree, (list, dict)):
+        for branch in tree.values() if isinstance(tree, dict) else tree:
+            yield from _leaves(branch)
+    elif type(tree) is int:
+        yield tree
+    else:
+        raise ValueError(f"a tree holds {shown(tree)}, wanted indices in lists and objects")
+
+
+def _check_sites(program: Program) -> None:
+    nodes = program.graph.graph.nodes
+    marked = [node for node in nodes if SITE_META in node.meta or node.target is attention]
+    named = [node.meta.get(SITE_META) for node in marked]
+    if named != [site.name for site in program.sites] or len(set(named)) != len(named):
+        raise ValueError(f"attention nodes {shown(named)} do not fit the sites")
+    if program.plan is not None:
+        program.plan.check(program.sites)
+    for site, node in zip(program.sites, marked, strict=True):
+        if node.target is not attention or node.kwargs:
+            raise ValueError(f"site {site.name} is no attention node")
+        call = dict(zip(_ARGUMENTS, node.args, strict=True))
+        constants = (call["scale"], call["causal"], call["block_ptr"], call["block_index"], call["binding"])
+        if constants != (site.scale, site.causal, None, None, ""):
+            raise ValueError(f"site {site.name} and its node differ: {shown(constants)}")
+        _check_params(program, site, call["head_params"])
+
+
+def _check_params(program: Program, site: Site, node: Any) -> None:
+    if not isinstance(node, Node) or node.op != "get_attr":
+        raise ValueError(f"site {site.name} has no tensor of parameters")
+    params = program.tensors[str(node.target)]
+    if params.dtype != torch.int32 or tuple(params.shape) != (site.q_heads, 2):
+        raise ValueError(f"site {site.name}: parameters are {params.dtype} {tuple(params.shape)}")
+    if program.plan is not None and [pattern.params() for pattern in program.plan[site.name]] != [
+        tuple(row) for row in params.tolist()
+    ]:
+        raise ValueError(f"site {site.name}: its parameters are not those of the plan")
