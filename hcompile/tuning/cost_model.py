@@ -7,11 +7,11 @@ import numpy as np
 from hcompile.tuning.problem import Floats
 
 MEMBERS = 6
-_ROUNDS = 80
+_ROUNDS = 120
 _PARAMS = {
     "objective": "reg:squarederror",
     "tree_method": "exact",
-    "max_depth": 4,
+    "max_depth": 2,
     "eta": 0.15,
     "min_child_weight": 1.0,
     "lambda": 0.3,

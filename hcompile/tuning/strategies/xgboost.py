@@ -11,7 +11,7 @@ from hcompile.tuning.measurement import Measurement
 from hcompile.tuning.problem import Floats, Problem
 from hcompile.tuning.strategies import Proposal
 
-WARM_UP = 8
+WARM_UP = 4
 """Trials spread over the space before the model is asked, where no other workload's records help."""
 WARM_UP_WITH_PRIOR = 2
 EXPLORE = 0.2
