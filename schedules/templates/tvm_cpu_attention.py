@@ -21,12 +21,12 @@ ACCUMULATORS = 30
 
 _AXES = (
     Axis("lanes", (8, 16), "float32 lanes of a vector"),
-    Axis("block_q", (32, 48, 64, 96, 128), "queries of a tile"),
-    Axis("block_k", (48, 64, 96, 128, 192), "keys of a block"),
-    Axis("mr_s", (2, 4, 6, 8, 12), "keys of a score register tile"),
-    Axis("nv_s", (1, 2, 3, 4), "vectors of queries of a score register tile"),
+    Axis("block_q", (32, 64, 128), "queries of a tile"),
+    Axis("block_k", (64, 96, 128, 192), "keys of a block"),
+    Axis("mr_s", (4, 6, 8, 12), "keys of a score register tile"),
+    Axis("nv_s", (1, 2, 4), "vectors of queries of a score register tile"),
     Axis("mr_o", (4, 8), "head elements of an output register tile"),
-    Axis("nv_o", (1, 2, 3, 4), "vectors of queries of an output register tile"),
+    Axis("nv_o", (1, 2, 4), "vectors of queries of an output register tile"),
     Axis("stage", (0, 1), "whether K and V blocks are first copied to scratch"),
 )
 
