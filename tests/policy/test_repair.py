@@ -1,0 +1,128 @@
+"""Repair on a made-up world whose degradations strengthen each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hcompile.plan import Plan
+from hcompile.policy.metrics.base import DocumentScore
+from hcompile.policy.profile import Scores
+from hcompile.policy.repair import Effort, Repair
+from hcompile.policy.units import Unit, units_of
+from hcompile.site import Site
+
+SITES = tuple(Site(f"layer.{i}", i, 4, 2, 64, 0.125, causal=True) for i in range(4))
+UNITS = units_of(SITES, 2048)
+LIMIT = 0.003
+
+
+class World:
+    """Documents lose `strength` times the sum of single changes, to the power 1.2, each to its own degree."""
+
+    def __init__(self, strength: float = 2.0) -> None:
+        rng = np.random.default_rng(0)
+        self.strength = strength
+        self.sensitivity = rng.lognormal(0, 1.5, len(UNITS))
+        self.degrees = rng.lognormal(0, 0.3, 32)
+        self.measured: list[Plan] = []
+        self.expanded: list[Plan] = []
+        self.cost = [
+            [self.single(index, option) for option in range(len(u.options))] for index, u in enumerate(UNITS)
+        ]
+        self.latency_us = [
+            [float(option.visited_pairs(2048, 2048, causal=True)) * 1e-3 for option in unit.options]
+            for unit in UNITS
+        ]
+
+    def single(self, unit: int, option: int) -> float:
+        window = UNITS[unit].options[option].params()[0]
+        return 0.0 if option == 0 else float(self.sensitivity[unit]) * 0.02 / window
+
+    def loss(self, plan: Plan) -> float:
+        total = sum(self.cost[index][option_of(unit, plan)] for index, unit in enumerate(UNITS))
+        return float(self.strength * total**1.2 * 3)
+
+    def scores(self) -> Scores:
+        curvature = tuple(map(tuple, self.cost))
+        return Scores(0.0, tuple((0.0,) * len(row) for row in self.cost), curvature)
+
+    def measure(self, plan: Plan) -> list[DocumentScore]:
+        self.measured.append(plan)
+        return [
+            DocumentScore(self.loss(plan) * degree, 1.0, 2048)
+            for degree in self.degrees / self.degrees.mean()
+        ]
+
+    def expand(self, plan: Plan) -> Scores:
+        """Exact up to the power: around a plan, changes count as differences of the strengthened costs."""
+        self.expanded.append(plan)
+        base = self.loss(plan)
+        own = [option_of(unit, plan) for unit in UNITS]
+        share = base / sum(row[option] for row, option in zip(self.cost, own, strict=True))
+        slope = tuple(
+            tuple(share * (cost - row[option]) for cost in row)
+            for row, option in zip(self.cost, own, strict=True)
+        )
+        return Scores(base, slope, tuple((0.0,) * len(row) for row in self.cost))
+
+
+def option_of(unit: Unit, plan: Plan) -> int:
+    return unit.options.index(plan[unit.site.name][unit.heads[0]])
+
+
+def repair_of(
+    world: World, limit: float = LIMIT, effort: Effort | None = None, clock: Sequence[float] = ()
+) -> Repair:
+    times = iter(clock)
+    return Repair(
+        UNITS,
+        world.latency_us,
+        limit,
+        measure=world.measure,
+        certify_documents=64,
+        effort=effort or Effort(),
+        seed=0,
+        clock=lambda: next(times, 1e9) if clock else 0.0,
+    )
+
+
+def test_the_accepted_plan_holds_and_uses_the_budget_up() -> None:
+    world = World()
+    repair = repair_of(world)
+    best = repair.run(world.scores(), world.expand)
+    assert best is not None and best.accepted
+    assert 0.9 * LIMIT <= best.likely_bound <= LIMIT
+    assert best.latency_us == min(trial.latency_us for trial in repair.trials if trial.accepted)
+    assert len(world.expanded) == 1 and len(repair.trials) <= 8
+
+
+def test_no_plan_is_measured_twice() -> None:
+    world = World()
+    repair_of(world).run(world.scores(), world.expand)
+    assert len(set(world.measured)) == len(world.measured)
+
+
+def test_scores_that_promise_far_too_much_are_repaired() -> None:
+    world = World(strength=40.0)
+    best = repair_of(world).run(world.scores(), world.expand)
+    assert best is not None and best.likely_bound <= LIMIT
+
+
+def test_a_budget_out_of_reach_gives_no_plan() -> None:
+    world = World(strength=1e9)
+    assert repair_of(world).run(world.scores(), world.expand) is None
+
+
+def test_the_time_limit_stops_new_measurements() -> None:
+    world = World()
+    repair = repair_of(world, effort=Effort(time_limit_s=10), clock=[0.0, 1.0, 50.0])
+    repair.run(world.scores(), world.expand)
+    assert len(world.measured) == 1 and not world.expanded
+
+
+def test_the_number_of_trials_is_kept() -> None:
+    world = World()
+    repair_of(world, effort=Effort(trials=2)).run(world.scores(), world.expand)
+    assert len(world.measured) <= 2
