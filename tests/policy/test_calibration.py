@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def write_texts(folder: Path, count: int, length: int) -> str:
 
 
 def items_of(*texts: bytes) -> list[Item]:
-    return [Item(f"{index}", lambda text=text: text) for index, text in enumerate(texts)]
+    return [Item(str(index), partial(bytes, text)) for index, text in enumerate(texts)]
 
 
 def digests(splits: Splits) -> list[str]:

@@ -14,12 +14,13 @@ from hcompile.reference import attention_reference
 from hcompile.site import Site
 
 
-def qkv(length: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
+def qkv(length: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    shapes = ((1, 4, length, 8), (1, 2, length, 8), (1, 2, length, 8))
-    return tuple(
-        torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in shapes
+    q, k, v = (
+        torch.randn(1, heads, length, 8, generator=generator, dtype=torch.float64, requires_grad=True)
+        for heads in (4, 2, 2)
     )
+    return q, k, v
 
 
 def reference(
