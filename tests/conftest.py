@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
     from hcompile.program import Program
+    from hcompile.runtime.module import CompiledModule, Lowered
 
 # First examples load torch and compile; a slow one is no failure.
 settings.register_profile("hcompile", deadline=None)
@@ -64,3 +65,38 @@ def tiny_hybrid(tiny_program: Program) -> Program:
 
     heads = (Dense(), Local(8, 2), Local(16, 0), Local(1, 1))
     return select(tiny_program, Plan.of({site.name: heads for site in tiny_program.sites}))
+
+
+@pytest.fixture(scope="session")
+def kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache directory in which the kernels of `tiny_lowered` are built."""
+    return tmp_path_factory.mktemp("kernel-cache")
+
+
+@pytest.fixture
+def warm_cache(tiny_lowered: Lowered, kernel_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let this test use the kernels that other tests have built."""
+    monkeypatch.setenv("HCOMPILE_CACHE_DIR", str(kernel_cache))
+    return kernel_cache
+
+
+@pytest.fixture(scope="session")
+def tiny_lowered(tiny_hybrid: Program, kernel_cache: Path) -> Lowered:
+    """`tiny_hybrid` with safe schedules; each graph compiles once for all tests."""
+    from hcompile.runtime.dispatch import safe_tables
+    from hcompile.runtime.module import Lowered
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HCOMPILE_CACHE_DIR", str(kernel_cache))
+        tables = safe_tables(tiny_hybrid, "tvm_cpu")
+        return Lowered.of(tiny_hybrid, None, tables, "tvm_cpu", "default")
+
+
+@pytest.fixture(scope="session")
+def tiny_module(tiny_hybrid: Program, tiny_lowered: Lowered) -> CompiledModule:
+    """The compiled module of `tiny_hybrid`: hybrid from 32 tokens on."""
+    from hcompile.runtime.crossover import Crossover
+    from hcompile.runtime.inputs import length_axis
+    from hcompile.runtime.module import CompiledModule
+
+    return CompiledModule(tiny_hybrid, tiny_lowered, Crossover(32), length_axis(tiny_hybrid))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,11 +28,11 @@ class Signature:
         self._inputs = program.inputs
         self._dims = program.dims
         positional, keyword = program.input_tree
-        self._positional: list[Any] = list(positional)
-        self._keyword: dict[str, Any] = dict(keyword)
         # An argument that was exported by position may also be named, and the other way round, as in Python.
-        self._order = [*self._positional, *self._keyword.values()]
-        self._by_name = {spec.name: index for index, spec in enumerate(self._inputs)} | self._keyword
+        self._order: list[Any] = [*positional, *keyword.values()]
+        self._by_name: dict[str, Any] = {
+            spec.name: index for index, spec in enumerate(self._inputs)
+        } | keyword
         self._output_tree = program.output_tree
 
     @property
@@ -50,23 +50,24 @@ class Signature:
             raise UsageError(
                 f"the model takes {len(self._order)} arguments ({', '.join(self.names)}), got {len(args)}"
             )
-        given = [(self._order[position], value) for position, value in enumerate(args)]
+        given = [(self._order[place], value, f"argument {place}") for place, value in enumerate(args)]
         for name, value in kwargs.items():
             if name not in self._by_name:
                 raise UsageError(f"the model takes no argument {name!r} (it takes {', '.join(self.names)})")
-            given.append((self._by_name[name], value))
-        for tree, value in given:
-            for index, tensor in _leaves(tree, value):
+            given.append((self._by_name[name], value, f"argument {name!r}"))
+        for tree, value, argument in given:
+            for index, tensor in _leaves(tree, value, argument):
                 if flat[index] is not None:
                     raise UsageError(f"argument {self._inputs[index].name!r} is given twice")
                 flat[index] = tensor
-        self._check(flat)
+        self.check(flat)
         return flat
 
     def unflatten(self, outputs: tuple[torch.Tensor, ...]) -> Any:
         return _build(self._output_tree, outputs)
 
-    def _check(self, flat: list[torch.Tensor | None]) -> None:
+    def check(self, flat: Sequence[torch.Tensor | None]) -> None:
+        """Raise UsageError unless the flat inputs are what the program was exported for."""
         sizes: dict[str, tuple[int, str]] = {}
         for spec, value in zip(self._inputs, flat, strict=True):
             if value is None:
@@ -77,6 +78,8 @@ class Signature:
                 continue
             if not isinstance(value, torch.Tensor):
                 raise UsageError(f"argument {spec.name!r} is a {type(value).__name__}: pass a tensor")
+            if value.device.type != "cpu":
+                raise UsageError(f"argument {spec.name!r} is on {value.device}: move it to the CPU")
             if value.dtype != getattr(torch, spec.dtype):
                 raise UsageError(
                     f"argument {spec.name!r} is {value.dtype}, the model was exported with torch.{spec.dtype}"
@@ -95,7 +98,7 @@ class Signature:
                 self._check_size(spec.name, size, wanted, sizes)
 
     def _check_size(self, name: str, size: int, symbol: str, sizes: dict[str, tuple[int, str]]) -> None:
-        known, first = sizes.setdefault(symbol, (size, name)) if symbol else (size, name)
+        known, first = sizes.setdefault(symbol, (size, name))
         if known != size:
             raise UsageError(f"arguments {first!r} and {name!r} disagree on a size: {known} and {size}")
         low, high = self._dims.get(symbol, (0, None))
@@ -104,20 +107,18 @@ class Signature:
             raise UsageError(f"argument {name!r} has a size of {size}: the export allows sizes {limit}")
 
 
-def _leaves(tree: Any, value: Any) -> Iterator[tuple[int, Any]]:
+def _leaves(tree: Any, value: Any, argument: str) -> Iterator[tuple[int, Any]]:
     """Pair the indices at the leaves of `tree` with the tensors at the same places of `value`."""
     if isinstance(tree, int):
         yield tree, value
     elif isinstance(tree, list) and isinstance(value, (list, tuple)) and len(tree) == len(value):
         for branch, item in zip(tree, value, strict=True):
-            yield from _leaves(branch, item)
+            yield from _leaves(branch, item, argument)
     elif isinstance(tree, dict) and isinstance(value, Mapping) and set(tree) == set(value):
         for key, branch in tree.items():
-            yield from _leaves(branch, value[key])
+            yield from _leaves(branch, value[key], argument)
     else:
-        raise UsageError(
-            f"an argument is a {type(value).__name__} of another structure than the one exported"
-        )
+        raise UsageError(f"{argument} is a {type(value).__name__}, wanted tensors as in {_structure(tree)}")
 
 
 def _build(tree: Any, flat: tuple[torch.Tensor, ...]) -> Any:
@@ -126,6 +127,12 @@ def _build(tree: Any, flat: tuple[torch.Tensor, ...]) -> Any:
     if isinstance(tree, dict):
         return Outputs({key: _build(branch, flat) for key, branch in tree.items()})
     return tuple(_build(branch, flat) for branch in tree)
+
+
+def _structure(tree: Any) -> str:
+    if isinstance(tree, dict):
+        return "{" + ", ".join(f"{key!r}: {_structure(branch)}" for key, branch in tree.items()) + "}"
+    return "[" + ", ".join(map(_structure, tree)) + "]" if isinstance(tree, list) else "tensor"
 
 
 def _shape(shape: tuple[int | str, ...]) -> str:

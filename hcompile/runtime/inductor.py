@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
 import torch
@@ -47,7 +47,7 @@ class CompiledGraph:
         tensors = self._tensors
         if changed:
             tensors = [changed.get(name, tensor) for name, tensor in zip(self._names, tensors, strict=True)]
-        with torch.no_grad():
+        with torch.no_grad(), _no_autocast():
             # The compiled code reads its inputs as contiguous, which is how they were traced.
             return tuple(compiled(*tensors, *(value.contiguous() for value in flat_inputs)))
 
@@ -59,17 +59,24 @@ class CompiledGraph:
 
 
 def _compile(program: Program, tensors: list[torch.Tensor]) -> Callable[..., Any]:
+    from torch._dynamo.convert_frame import compile_lock
     from torch._guards import TracingContext, tracing
     from torch._inductor.compile_fx import compile_fx
 
     graph = _lift_tensors(program)
-    with torch.inference_mode(False), torch.no_grad():
+    # Inductor keeps global state: one compilation at a time, whoever asks torch for it.
+    with compile_lock, torch.inference_mode(False), torch.no_grad(), _no_autocast():
         mode, fakes = _symbolic_inputs(program, tensors)
         for node, fake in zip(graph.find_nodes(op="placeholder"), fakes, strict=True):
             node.meta["val"] = fake
         with tracing(TracingContext(mode)), _one_thread_pool():
             compiled = cast(Callable[..., Any], compile_fx(GraphModule(torch.nn.Module(), graph), fakes))
     return compiled
+
+
+def _no_autocast() -> AbstractContextManager[None]:
+    """Keep a caller's autocast out: the graph says which dtype each operator computes in."""
+    return torch.autocast("cpu", enabled=False)
 
 
 @contextmanager
@@ -122,10 +129,8 @@ def _symbolic_inputs(program: Program, tensors: list[torch.Tensor]) -> tuple[Any
 def example_shape(spec: InputSpec, hints: dict[str, int]) -> list[int]:
     """Return a traced shape: each symbol gets one distinct size, kept in `hints`."""
     shape = []
-    for axis, size in enumerate(spec.shape):
-        if isinstance(size, int):
-            shape.append(size)
-            continue
-        symbol = size or f"{spec.name}.{axis}"
-        shape.append(hints.setdefault(symbol, _FIRST_HINT + 10 * len(hints)))
+    for size in spec.shape:
+        if isinstance(size, str):
+            size = hints.setdefault(size, _FIRST_HINT + 10 * len(hints))
+        shape.append(size)
     return shape

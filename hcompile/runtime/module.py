@@ -78,6 +78,10 @@ class CompiledModule:
     ) -> None:
         if program.plan is None:
             raise ValueError("a compiled module wants a program with a plan: run select first")
+        if program.guards and lowered.original is None:
+            raise ValueError(
+                "a program with guards wants its original graph for calls that they do not hold for"
+            )
         self._signature = Signature(program)
         self._guards = [(self._signature.names.index(guard.input), guard) for guard in program.guards]
         self._masks = tuple(index for index, spec in enumerate(program.inputs) if spec.default == "ones")
@@ -103,23 +107,31 @@ class CompiledModule:
         return self._signature.unflatten(graph(*flat))
 
     def warmup(self, lengths: Iterable[int], batch: int = 1) -> None:
-        """Compile and run the graphs that calls of these lengths take, so that the first real call is a warm one."""
+        """Compile and run the graphs that calls of these lengths take, so that the first real call is a warm one.
+
+        Raises:
+            UsageError: the export does not allow a length.
+        """
         for length in lengths:
             made_up = made_up_inputs(self._program, self._length_axis, batch, length)
+            self._signature.check(made_up)
             given = [None if index in self._masks else value for index, value in enumerate(made_up)]
             self._choose(given)(*made_up)
 
     def _choose(self, given: list[torch.Tensor | None]) -> CompiledGraph:
-        for index, guard in self._guards:
-            value = given[index]
-            if value is not None and not guard.holds(value):
-                return self._lowered.original or self._lowered.padded
+        original = self._lowered.original
+        if original is not None and not self._guards_hold(given):
+            return original
         if self.crossover.takes_hybrid(self._length(given)):
             return self._lowered.hybrid
         masks = (given[index] for index in self._masks)
         if self._maybe_padded or any(mask is not None and not bool(mask.all()) for mask in masks):
             return self._lowered.padded
         return self._lowered.dense
+
+    def _guards_hold(self, given: list[torch.Tensor | None]) -> bool:
+        values = ((guard, given[index]) for index, guard in self._guards)
+        return all(value is None or guard.holds(value) for guard, value in values)
 
     def _length(self, given: list[torch.Tensor | None]) -> int:
         if self._length_axis is None:
