@@ -17,7 +17,7 @@ COMPILED := build/byte-llama.hcm
 
 demo: $(INSTALLED)
 	mkdir -p build
-	$(BIN)/hcompile optimize $(EXAMPLE) --budget kl=0.003 -o $(COMPILED)
+	$(BIN)/hcompile optimize $(EXAMPLE) --budget kl=0.003 --calib stdlib -o $(COMPILED)
 	$(BIN)/hcompile bench $(COMPILED)
 
 test: lint

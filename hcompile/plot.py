@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from io import BytesIO
@@ -21,6 +22,7 @@ FORMATS = (".pdf", ".png", ".svg")
 
 _PIXELS = 256  # Positions drawn along each side of a pattern's picture.
 _COLUMNS = 6
+_ROW_INCHES = 2.6
 _LABELLED_HEADS = 16  # Beyond this many heads a label would not fit into its cell.
 
 
@@ -57,14 +59,16 @@ def draw(plan: Plan, sites: Sequence[Site], length: int) -> Figure:
     distinct = _distinct(plan, sites)
     rows = -(-len(distinct) // _COLUMNS)
     map_height = 1.0 + 0.35 * len(sites)
-    figure = Figure(figsize=(12, 2.3 * rows + map_height), layout="constrained", dpi=110)
-    above, below = figure.subfigures(2, 1, height_ratios=(2.3 * rows, map_height), squeeze=False).flatten()
+    figure = Figure(figsize=(12, _ROW_INCHES * rows + map_height), layout="constrained", dpi=110)
+    above, below = figure.subfigures(
+        2, 1, height_ratios=(_ROW_INCHES * rows, map_height), squeeze=False
+    ).flatten()
     cells = above.subplots(rows, _COLUMNS, squeeze=False).flatten()
     for axes, (pattern, causal) in zip(cells, distinct, strict=False):
         _draw_pattern(axes, pattern, causal, length)
     for axes in cells[len(distinct) :]:
         axes.axis("off")
-    _draw_heads(below.subplots(), plan, sites, [pattern for pattern, _ in distinct])
+    _draw_heads(below.subplots(), plan, sites, length)
     return figure
 
 
@@ -94,21 +98,20 @@ def _draw_pattern(axes: Axes, pattern: Pattern, causal: bool, length: int) -> No
     axes.set_ylabel("query", fontsize=8, labelpad=-16)
 
 
-def _draw_heads(axes: Axes, plan: Plan, sites: Sequence[Site], palette: list[Pattern]) -> None:
+def _draw_heads(axes: Axes, plan: Plan, sites: Sequence[Site], length: int) -> None:
+    """Draw one cell for each head, the darker the more keys it sees (on a logarithmic scale; dense is darkest)."""
     import numpy
 
     heads = max(site.q_heads for site in sites)
-    ranks: Any = numpy.full((len(sites), heads), numpy.nan)
+    shades: Any = numpy.full((len(sites), heads), numpy.nan)
     for row, site in enumerate(sites):
         for head, pattern in enumerate(plan[site.name]):
-            ranks[row, head] = len(palette) - palette.index(pattern)
+            shades[row, head] = math.log(min(sum(pattern.params()), length)) / math.log(length)
             if heads <= _LABELLED_HEADS:
-                dark = ranks[row, head] > 0.6 * len(palette)
+                color = "white" if shades[row, head] > 0.6 else "black"
                 label = pattern.label().removeprefix("local ")
-                axes.text(
-                    head, row, label, ha="center", va="center", fontsize=7, color="white" if dark else "black"
-                )
-    axes.imshow(ranks, cmap="Blues", vmin=0, vmax=len(palette), aspect="auto")
+                axes.text(head, row, label, ha="center", va="center", fontsize=7, color=color)
+    axes.imshow(shades, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axes.set_title("pattern of each query head (window+sinks)", fontsize=9)
     axes.set_xlabel("query head", fontsize=8)
     axes.set_xticks(range(heads) if heads <= _LABELLED_HEADS else [0, heads - 1])
