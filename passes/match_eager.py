@@ -7,6 +7,7 @@ by evaluating it.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -27,7 +28,8 @@ _BENDING = frozenset(
     {"tanh", "clamp", "clamp_min", "clamp_max", "minimum", "relu", "sigmoid", "pow", "exp", "abs"}
 )
 _DROPOUTS = frozenset({"dropout", "native_dropout"})
-_BETWEEN = MOVES | _CASTS | _SCALINGS | _MASKINGS | _BENDING | _DROPOUTS
+_PARTS = frozenset({"getitem"})
+_BETWEEN = MOVES | _CASTS | _SCALINGS | _MASKINGS | _BENDING | _DROPOUTS | _PARTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,10 @@ def _skeleton(graph: Graph) -> networkx.DiGraph:
     return skeleton
 
 
+def _name(node: Node) -> str:
+    return "getitem" if node.target is operator.getitem else operator_name(node)
+
+
 def _kind(node: Node) -> str | None:
     name = operator_name(node)
     if name in _PRODUCTS:
@@ -99,7 +105,7 @@ def _ways(start: Node) -> Iterator[tuple[Node, _Edge]]:
         for user in node.users:
             if _kind(user) is not None:
                 yield user, _Edge(user.args.index(node), between)
-            elif operator_name(user) in _BETWEEN and user not in seen:
+            elif _name(user) in _BETWEEN and user not in seen:
                 seen.add(user)
                 waiting.append((user, (*between, user)))
 

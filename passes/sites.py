@@ -71,9 +71,10 @@ def settle_sites(
         site = _site_of(node, len(sites), windows[node.meta[SITE_META]])
         tensor = f"hcompile_params_{site.layer}"
         tensors[tensor] = torch.tensor([own_pattern(site).params()] * site.q_heads, dtype=torch.int32)
-        with graph.inserting_before(node):
-            params = graph.get_attr(tensor)
-        node.update_arg(HEAD_PARAMS, params)
+        params = arguments(node)[HEAD_PARAMS]
+        if params is None or params.target != tensor:
+            with graph.inserting_before(node):
+                node.update_arg(HEAD_PARAMS, graph.get_attr(tensor))
         sites.append(site)
     return program.with_graph(graph, tensors, sites=tuple(sites), **changes)
 
