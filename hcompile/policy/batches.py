@@ -14,8 +14,12 @@ from hcompile.policy.interface import Interface
 ROWS = 2
 """Rows of a measured batch, where the export leaves the batch dynamic."""
 
+_PADDED_EVERY = 4
+"""Every fourth batch has padding: enough to notice when it is handled wrongly, few enough that the dense model, which
+takes torch's slow way through a mask there, does not decide how long a measurement takes."""
+
 _SHORTENED = 16
-"""Every second row loses up to this part of its tokens, so that padding is in the measurement and the length stays."""
+"""Padded rows lose up to this part of their tokens, so that the measurement stays one of the length it names."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,17 +49,21 @@ class Batch:
 def batches(documents: Sequence[Document], interface: Interface) -> Iterator[Batch]:
     """Yield batches of `ROWS` documents of equal shapes; the last one may have fewer.
 
-    With a padding mask, every second row is cut to a length of its own and padded on the left.
+    With a padding mask, every second row of every fourth batch is cut to a length of its own and padded on the left.
     """
-    rows = interface.fixed_rows or ROWS
+    for index, run in enumerate(_runs(documents, interface.fixed_rows or ROWS)):
+        yield make_batch(run, interface, padded=index % _PADDED_EVERY == 0)
+
+
+def _runs(documents: Sequence[Document], rows: int) -> Iterator[list[Document]]:
     run: list[Document] = []
     for document in documents:
         if run and (len(run) == rows or _shapes(document) != _shapes(run[0])):
-            yield make_batch(run, interface, padded=True)
+            yield run
             run = []
         run.append(document)
     if run:
-        yield make_batch(run, interface, padded=True)
+        yield run
 
 
 def make_batch(documents: Sequence[Document], interface: Interface, *, padded: bool = False) -> Batch:

@@ -26,8 +26,8 @@ class Counts:
     """Documents for each use."""
 
     profile: int = 8
-    repair: int = 32
-    certify: int = 64
+    repair: int = 24
+    certify: int = 48
 
     def __post_init__(self) -> None:
         if min(self.profile, self.repair) < 1 or self.certify < LEAST_TO_CERTIFY:

@@ -27,7 +27,7 @@ from hcompile.policy.metrics.base import DocumentScore, Metric
 from hcompile.policy.profile import Scores, expand
 from hcompile.policy.repair import Effort, Repair
 from hcompile.policy.surrogate import Direction, Likelihood
-from hcompile.policy.units import Unit
+from hcompile.policy.units import Unit, narrowed
 from hcompile.program import Program
 from hcompile.progress import Progress, quiet
 from hcompile.site import Site
@@ -128,10 +128,15 @@ def choose_plan(
     interface = Interface.of(program)
     metric.check(interface, program.sites)
     dense = Plan.dense(program.sites)
+    longest = _longest(splits, interface)
+    if longest is not None:
+        units = narrowed(units, longest)
     latency_us = [[len(unit.heads) * head_us(unit.site, option) for option in unit.options] for unit in units]
     dense_us = sum(row[0] for row in latency_us)
     result = partial(PolicyResult, limit=limit, dense_latency_us=dense_us, data_sha256=splits.digest)
     unchanged = partial(result, plan=dense, latency_us=dense_us)
+    if all(len(unit.options) == 1 for unit in units):
+        return unchanged(why_dense=f"documents of {longest} tokens are too short to show a loss", trials=())
     if limit <= 0:
         return unchanged(why_dense="the budget allows no degradation at all", trials=())
     if all(min(row) >= row[0] for row in latency_us):
@@ -151,6 +156,14 @@ def choose_plan(
     if best is None:
         return unchanged(why_dense="no measured plan is likely to hold the budget", trials=trials)
     return result(plan=best.plan, why_dense="", latency_us=best.latency_us, trials=trials)
+
+
+def _longest(splits: Splits, interface: Interface) -> int | None:
+    """Return the tokens of the longest profile document, None for a model without tokens."""
+    if interface.tokens is None:
+        return None
+    name = interface.inputs[interface.tokens].name
+    return max(document.tensors[name].shape[0] for document in splits.profile)
 
 
 class _Keeper:

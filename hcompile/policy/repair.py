@@ -35,8 +35,9 @@ _NEAR = (0.8, 1.3)
 """Likely bounds, as shares of the limit, that are near enough to take scores around the plan."""
 _USED_UP = 0.97
 """Share of the limit from which on the search for more ends."""
-_AIM = 0.985
-"""Share of the limit that proposals aim at."""
+_AIM, _MORE_CAREFUL, _LAST_AIM = 0.985, 0.97, 0.8
+"""Share of the limit that proposals aim at, the factor on it after each one that failed, and the share that the last
+trial aims at when nothing holds yet."""
 _CROWDING = 2.0
 """Factor on the curvature around a measured plan: many units change at once there, each against the old plan. Of the
 factors 1 and 2, and of 0, 0.5 and 1 standard errors added to the slope, 2 alone gave the best plans."""
@@ -57,7 +58,7 @@ class Effort:
         time_limit_s: no measurement starts later than this, None for no limit.
     """
 
-    trials: int = 8
+    trials: int = 6
     time_limit_s: float | None = None
 
     def __post_init__(self) -> None:
@@ -132,7 +133,7 @@ class Repair:
             else:
                 broken = min(broken, allowed)
             # Where nothing was lost at all, the next plan may lose ten times as much.
-            factor = _AIM * self._limit / max(trial.likely_bound, self._limit / 10)
+            factor = self._aim(stage) * self._limit / max(trial.likely_bound, self._limit / 10)
             proposed = allowed * factor
             allowed = proposed if held < proposed < broken else (held + broken) / 2
 
@@ -143,6 +144,12 @@ class Repair:
         trial = Trial(stage, plan, predicted, degradation(scores), bound, latency_us, bound <= self._limit)
         self.trials.append(trial)
         return trial
+
+    def _aim(self, stage: str) -> float:
+        if len(self.trials) == self._effort.trials - 1 and not any(trial.accepted for trial in self.trials):
+            return _LAST_AIM
+        failed = sum(trial.stage == stage and not trial.accepted for trial in self.trials)
+        return _AIM * _MORE_CAREFUL ** max(0, failed - 1)
 
     def _used_up(self, trial: Trial) -> bool:
         return trial.accepted and trial.likely_bound >= _USED_UP * self._limit

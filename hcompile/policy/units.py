@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hcompile.errors import UsageError
 from hcompile.patterns import Dense, Local, Pattern
@@ -89,6 +89,20 @@ def units_of(
     if all(len(unit.options) == 1 for unit in units):
         raise UsageError(f"no head can become local at {length} tokens: calibrate at a longer length")
     return tuple(units)
+
+
+def narrowed(units: Iterable[Unit], length: int) -> tuple[Unit, ...]:
+    """Return the units without options that see every key of `length` tokens: nothing measured there speaks of them."""
+    return tuple(
+        replace(
+            unit,
+            options=(
+                unit.options[0],
+                *(option for option in unit.options[1:] if sum(option.params()) < length),
+            ),
+        )
+        for unit in units
+    )
 
 
 def plan_of(units: Iterable[Unit], choice: Sequence[int]) -> Plan:

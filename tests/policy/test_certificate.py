@@ -51,7 +51,7 @@ def test_it_says_what_was_measured() -> None:
     rows = documents(40)
     found = certificate_of(rows, 10.0)
     assert 0 < found.estimate < found.bound < 10 and found.holds
-    assert (found.metric, found.documents, found.rows, found.padded_rows) == ("kl", 40, 2, 20)
+    assert (found.metric, found.documents, found.rows, found.padded_rows) == ("kl", 40, 2, 5)
     assert 60 <= found.shortest < found.longest == 64
     assert 40 * 60 <= found.tokens < 40 * 64
     assert found.data_sha256 == data_digest(rows) and found.plan_sha256 == HYBRID.digest

@@ -132,6 +132,35 @@ def test_a_budget_out_of_reach_gives_the_dense_plan() -> None:
     assert all(not trial.accepted for trial in result.trials)
 
 
+def test_documents_too_short_for_any_window_give_the_dense_plan() -> None:
+    runner = Counted(tiny_text())
+    rows = tuple(Document(str(i), {"input_ids": torch.arange(60) + i}) for i in range(2))
+    result = choose_plan(
+        runner.models(),
+        units_of(runner.program.sites, LENGTH),
+        Splits(rows, rows, rows, "here", "here"),
+        metric_of("kl"),
+        0.05,
+        pairs_us,
+    )
+    assert not result.holds and "60 tokens are too short" in result.why_dense and runner.calls == 0
+
+
+def test_one_sample_document_is_enough_for_a_plan() -> None:
+    rows = splits().repair[:1]
+    runner = Counted(tiny_text())
+    result = choose_plan(
+        runner.models(),
+        units_of(runner.program.sites, LENGTH),
+        Splits(rows, rows, rows, "here", "here"),
+        metric_of("kl"),
+        0.05,
+        pairs_us,
+        effort=Effort(trials=3),
+    )
+    assert result.holds
+
+
 def test_a_metric_that_does_not_fit_is_refused_before_anything_runs() -> None:
     runner = Counted(tiny_text(logits=False))
     with pytest.raises(UsageError, match="needs logits"):
