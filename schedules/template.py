@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hcompile.checks import check_int, check_text
+from hcompile.checks import check_bool, check_int, check_text
 from hcompile.schedules.space import Space
 
 
@@ -17,18 +17,21 @@ class Problem:
         dtype: dtype of Q, K, V and the output.
         vector_bits: width of the widest vectors that the code may use.
         vector_registers: how many of them there are.
+        dot_bfloat16: whether there is an instruction that multiplies and adds pairs of bfloat16.
     """
 
     dtype: str
     head_dim: int
     vector_bits: int
     vector_registers: int
+    dot_bfloat16: bool
 
     def __post_init__(self) -> None:
         check_text("problem dtype", self.dtype, 16)
         check_int("problem head_dim", self.head_dim, 1, 2**16)
         check_int("problem vector_bits", self.vector_bits, 64, 2**12)
         check_int("problem vector_registers", self.vector_registers, 1, 2**10)
+        check_bool("problem dot_bfloat16", self.dot_bfloat16)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,9 @@ ACCUMULATORS = 30
 
 _AXES = (
     Axis("lanes", (8, 16), "float32 lanes of a vector"),
-    Axis("block_q", (32, 64, 128), "queries of a tile"),
-    Axis("block_k", (64, 96, 128, 192), "keys of a block"),
+    Axis("dot", (0, 1), "whether bfloat16 pairs are multiplied and added in one step"),
+    Axis("block_q", (16, 32, 64), "queries of a tile"),
+    Axis("block_k", (64, 96, 192), "keys of a block"),
     Axis("mr_s", (4, 6, 8, 12), "keys of a score register tile"),
     Axis("nv_s", (1, 2, 4), "vectors of queries of a score register tile"),
     Axis("mr_o", (4, 8), "head elements of an output register tile"),
@@ -37,44 +38,50 @@ def supports(dtype: str, head_dim: int) -> bool:
 
 def space(problem: Problem) -> Space:
     """Return the legal schedules of a problem that the template supports."""
-    lanes = problem.vector_bits // 32
-    vectors = problem.vector_registers
+    bfloat16 = problem.dtype == "bfloat16"
 
-    def fits(rows: int, width: int) -> bool:
+    def fits(rows: int, vectors: int) -> bool:
         # The accumulators, the vectors of one step, and a broadcast must fit the registers; fewer than 8 accumulators
         # cannot hide the latency of a multiply-add.
-        return 8 <= rows * width <= min(ACCUMULATORS, vectors - width - 1)
+        return 8 <= rows * vectors <= min(ACCUMULATORS, problem.vector_registers - vectors - 1)
 
     def legal(v: Mapping[str, int]) -> bool:
         return (
-            v["lanes"] == lanes
-            and v["block_q"] % (v["nv_s"] * lanes) == 0
-            and v["block_q"] % (v["nv_o"] * lanes) == 0
+            v["lanes"] * 32 == problem.vector_bits
+            and v["block_q"] % (v["nv_s"] * v["lanes"]) == 0
+            and v["block_q"] % (v["nv_o"] * v["lanes"]) == 0
             and v["block_k"] % v["mr_s"] == 0
             and problem.head_dim % v["mr_o"] == 0
             and fits(v["mr_s"], v["nv_s"])
             and fits(v["mr_o"], v["nv_o"])
-            # bfloat16 blocks are always staged: that is where they become float32.
-            and (v["stage"] == 1 or problem.dtype == "float32")
+            # Copying is where bfloat16 becomes float32, or pairs of keys.
+            and (v["stage"] == 1 or not bfloat16)
+            and (v["dot"] == 0 or _dots(problem))
         )
 
-    return Space(NAME, _AXES, legal, tuple(_default(lanes, problem.dtype).items()))
+    return Space(NAME, _AXES, legal, tuple(_default(problem).items()))
 
 
-def _default(lanes: int, dtype: str) -> dict[str, int]:
-    stage = int(dtype != "float32")
-    if lanes == 16:
-        return {
-            "lanes": 16,
-            "block_q": 32,
-            "block_k": 96,
-            "mr_s": 12,
-            "nv_s": 2,
-            "mr_o": 8,
-            "nv_o": 2,
-            "stage": 1,
-        }
-    return {"lanes": 8, "block_q": 32, "block_k": 96, "mr_s": 6, "nv_s": 2, "mr_o": 4, "nv_o": 2, "stage": stage}
+def _dots(problem: Problem) -> bool:
+    """Return whether the kernel can multiply pairs: of 512-bit vectors, and of eight words to transpose at a time."""
+    whole = problem.head_dim % 16 == 0 and problem.vector_bits == 512
+    return problem.dtype == "bfloat16" and problem.dot_bfloat16 and whole
+
+
+def _default(problem: Problem) -> dict[str, int]:
+    bfloat16 = problem.dtype == "bfloat16"
+    wide = problem.vector_bits == 512
+    return {
+        "lanes": 16 if wide else 8,
+        "dot": int(_dots(problem)),
+        "block_q": 32,
+        "block_k": 64 if wide else 96,
+        "mr_s": 8 if wide else 6,
+        "nv_s": 2,
+        "mr_o": 8 if wide else 4,
+        "nv_o": 2,
+        "stage": int(bfloat16),
+    }
 
 
 register_template(Template(NAME, supports, space))

@@ -69,7 +69,7 @@ def _space(dtype: str, head_dim: int) -> Space:
     template, cpu = get_template(NAME), this_cpu()
     if not template.supports(dtype, head_dim):
         raise KernelError(f"no CPU kernel for {dtype} heads of {head_dim}: keep this attention as it is")
-    return template.space(Problem(dtype, head_dim, cpu.vector_bits, cpu.vector_registers))
+    return template.space(Problem(dtype, head_dim, cpu.vector_bits, cpu.vector_registers, cpu.dot_bfloat16))
 
 
 BACKEND = TvmCpu()

@@ -31,9 +31,13 @@ def load_kernel(path: Path) -> Kernel:
     try:
         library = ctypes.CDLL(str(path), mode=os.RTLD_NOW)
         run = library.hc_attention
-        head_dim, element = (ctypes.c_int.in_dll(library, name).value for name in ("hc_head_dim", "hc_element"))
+        head_dim, element, pair = (
+            ctypes.c_int.in_dll(library, name).value for name in ("hc_head_dim", "hc_element", "hc_pair")
+        )
     except (OSError, AttributeError, ValueError) as error:
-        raise KernelError(f"{path}: no kernel can be loaded from it ({error}); delete it, it is built again") from error
+        raise KernelError(
+            f"{path}: no kernel can be loaded from it ({error}); delete it, it is built again"
+        ) from error
     run.argtypes = [ctypes.c_char_p]
     dtype, pack, parallel = _DTYPES[element], _CALL.pack, openmp_parallel()
 
@@ -49,8 +53,10 @@ def load_kernel(path: Path) -> Kernel:
     ) -> torch.Tensor:
         batch, q_heads, q_len, size = q.shape
         if size != head_dim or q.dtype is not dtype or k.dtype is not dtype or v.dtype is not dtype:
-            raise KernelError(f"a kernel for {dtype} heads of {head_dim} was called with {q.dtype} {tuple(q.shape)}")
-        q, k, v = _dense_rows(q), _dense_rows(k), _dense_rows(v)
+            raise KernelError(
+                f"a kernel for {dtype} heads of {head_dim} was called with {q.dtype} {tuple(q.shape)}"
+            )
+        q, k, v = _rows(q, pair), _rows(k, pair), _rows(v, 1)
         head_params = head_params.contiguous()
         mask_pointer = mask_stride = 0
         if key_mask is not None:
@@ -59,19 +65,33 @@ def load_kernel(path: Path) -> Kernel:
         out = torch.empty((batch, q_len, q_heads, size), dtype=dtype).transpose(1, 2)
         call = pack(
             *(q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), mask_pointer, head_params.data_ptr()),
-            *(batch, q_heads, k.shape[1], q_len, k.shape[2], q_offset, causal, torch.get_num_threads(), parallel),
+            *(
+                batch,
+                q_heads,
+                k.shape[1],
+                q_len,
+                k.shape[2],
+                q_offset,
+                causal,
+                torch.get_num_threads(),
+                parallel,
+            ),
             *(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], mask_stride),
             scale,
         )
         if run(call):
-            raise EnvironmentFault(f"attention over {tuple(q.shape)}: no memory for scratch; free some memory")
+            raise EnvironmentFault(
+                f"attention over {tuple(q.shape)}: no memory for scratch; free some memory"
+            )
         return out
 
     return kernel
 
 
-def _dense_rows(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor if tensor.stride(3) == 1 else tensor.contiguous()
+def _rows(tensor: torch.Tensor, word: int) -> torch.Tensor:
+    """Return the tensor `[B, H, S, D]` with rows that the kernel can read: dense, and whole words apart."""
+    strides = tensor.stride()
+    return tensor if strides[3] == 1 and strides[2] % word == 0 else tensor.contiguous()
 
 
 @cache
@@ -82,7 +102,9 @@ def openmp_parallel() -> int:
     """
     lines = _MAPS.read_text().splitlines() if _MAPS.exists() else []
     mapped = {line.split(maxsplit=5)[5] for line in lines if len(line.split(maxsplit=5)) == 6}
-    runtimes = [path for path in sorted(mapped) if Path(path).name.startswith(("libgomp", "libiomp5", "libomp"))]
+    runtimes = [
+        path for path in sorted(mapped) if Path(path).name.startswith(("libgomp", "libiomp5", "libomp"))
+    ]
     # Other packages bring runtimes of their own: torch's stands in its folder.
     runtimes.sort(key=lambda path: Path(torch.__file__).parent not in Path(path).parents)
     for path in runtimes:

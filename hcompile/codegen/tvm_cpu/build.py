@@ -22,7 +22,7 @@ from hcompile.values import sha256_json
 
 _HERE = Path(__file__).parent
 _LAUNCHER = _HERE / "launcher.c"
-_SOURCES = (_HERE / "prim_func.py", _LAUNCHER, Path(__file__))
+_SOURCES = (_HERE / "prim_func.py", _HERE / "vector_ops.py", _LAUNCHER, Path(__file__))
 
 
 @cache
@@ -63,7 +63,7 @@ def _compile(schedule: Schedule, dtype: str, head_dim: int, target: Path) -> Non
     from hcompile.codegen.tvm_cpu.prim_func import tile_function
 
     compiler = _c_compiler()
-    tile = tile_function(dict(schedule.values), head_dim, dtype)
+    tile = tile_function(schedule, head_dim, dtype)
     defines = [f"-D{name}={value}" for name, value in tile.defines.items()]
 
     def link(output: str, objects: list[str], **_: object) -> None:

@@ -87,7 +87,7 @@ static void run_tile(Job *job, int64_t task, Any *a) {
   a[3].value.p = (char *)c->v + HC_ELEMENT * (b * c->v_strides[0] + kv * c->v_strides[1]);
   a[4].value.p = (char *)c->out + HC_ELEMENT * (b * c->out_strides[0] + h * c->out_strides[1] + row0 * c->out_strides[2]);
   a[6].value.p = valid.holes ? (char *)c->key_mask + b * c->mask_stride : 0;
-  int64_t numbers[] = {c->q_strides[2], c->k_strides[2], c->v_strides[2], c->out_strides[2], rows, p0, lo_a, hi_a, lo_b, hi_b,
+  int64_t numbers[] = {c->q_strides[2] / HC_PAIR, c->k_strides[2] / HC_PAIR, c->v_strides[2], c->out_strides[2], rows, p0, lo_a, hi_a, lo_b, hi_b,
                        window, least(sink_end, INT32_MAX), c->causal, valid.holes};
   for (int i = 0; i < 14; i++) a[7 + i].value.i = numbers[i];
   Any result = {0};
@@ -116,7 +116,7 @@ typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
 
 #define EXPORT __attribute__((visibility("default")))
 
-EXPORT const int hc_head_dim = HC_HEAD_DIM, hc_element = HC_ELEMENT;
+EXPORT const int hc_head_dim = HC_HEAD_DIM, hc_element = HC_ELEMENT, hc_pair = HC_PAIR;
 
 /* Returns 0, or 1 when memory ran out. */
 EXPORT int hc_attention(const Call *c) {

@@ -30,16 +30,20 @@ class Cpu:
     def isa(self) -> str:
         """The vector extensions that kernels make use of, such as `avx512`."""
         if {"avx512f", "avx512dq", "avx512vl", "avx512bw"} <= self.flags:
-            return "avx512"
+            return "avx512-bf16" if "avx512_bf16" in self.flags else "avx512"
         return "avx2" if {"avx2", "fma"} <= self.flags else platform.machine()
 
     @property
     def vector_bits(self) -> int:
-        return 512 if self.isa == "avx512" else 256
+        return 512 if self.isa.startswith("avx512") else 256
 
     @property
     def vector_registers(self) -> int:
-        return 32 if self.isa == "avx512" else 16
+        return 32 if self.isa.startswith("avx512") else 16
+
+    @property
+    def dot_bfloat16(self) -> bool:
+        return self.isa == "avx512-bf16"
 
     @property
     def digest(self) -> str:
@@ -50,13 +54,19 @@ class Cpu:
 @cache
 def this_cpu() -> Cpu:
     """Return this machine's CPU."""
-    return read_cpu(_CPU_INFO.read_text()) if _CPU_INFO.exists() else Cpu(platform.processor() or "cpu", frozenset())
+    return (
+        read_cpu(_CPU_INFO.read_text())
+        if _CPU_INFO.exists()
+        else Cpu(platform.processor() or "cpu", frozenset())
+    )
 
 
 def read_cpu(text: str) -> Cpu:
     """Return the first CPU in the text of /proc/cpuinfo."""
     first = text.strip().split("\n\n")[0]
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+    fields = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())
+    }
     name = fields.get("model name", fields.get("CPU part", platform.machine()))
     numbers = "/".join(fields[key] for key in ("cpu family", "model", "stepping") if key in fields)
     flags = fields.get("flags", fields.get("Features", ""))

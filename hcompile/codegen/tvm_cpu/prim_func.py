@@ -1,4 +1,18 @@
-"""The attention tile function in TVMScript: one query tile of one head, any visible keys, online softmax."""
+"""The attention tile function: one query tile of one head against its visible keys, with an online softmax.
+
+Everything stands transposed, queries in vector lanes, so that no step needs a horizontal reduction:
+
+    scores[j, i] = sum_d K[j, d] * Q^T[d, i]         register tiles of mr_s keys x nv_s vectors, K by broadcast
+    peak[i]      = max(peak[i], scores[j, i])
+    P[j, i]      = 2 ** (scores[j, i] - peak[i])     Q carries scale * log2(e)
+    acc[d, i]    = acc[d, i] * 2 ** (old - new peak) + sum_j V[j, d] * P[j, i]     register tiles of mr_o x nv_o
+
+The keys come as two ranges that start anywhere, so a tile computes hardly more than block_q - 1 keys per query that the
+query does not see. A block of keys is masked only where some pair of it is hidden.
+
+With `dot`, bfloat16 inputs stay bfloat16: words of two elements take the place of elements in the first product, words
+of two keys take the place of keys in the second, and each step multiplies both and adds in float32.
+"""
 
 from __future__ import annotations
 
@@ -6,271 +20,300 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvm.script import tirx as T
-from tvm.tirx import Shuffle
+
+from hcompile.codegen.tvm_cpu.register_tile import HALF, RegisterTile
+from hcompile.codegen.tvm_cpu.vector_ops import (
+    DOT_BFLOAT16,
+    dot_bfloat16,
+    exp2,
+    from_bfloat16,
+    pair_bits,
+    pair_rounded,
+    prefetch,
+    to_bfloat16,
+    transpose8,
+    vec,
+    wide,
+)
+from hcompile.schedules.schedule import Schedule
+
+_HIDDEN = -1e30  # Below every score, and so far below _UNSEEN that 2 ** (_HIDDEN - _UNSEEN) is 0.
+_UNSEEN = -1e29  # The peak of a query that has seen no key.
+_FIRST, _LAST = -(1 << 30), (1 << 31) - 1
+_LINE_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """The generated function, and the constants that the launcher is compiled with."""
+    """The generated function, and the constants that its launcher is compiled with."""
 
     function: Any
     defines: dict[str, int]
 
 
-def tile_function(v: dict[str, int], head_dim: int, dtype: str) -> Tile:
-    L = v["lanes"]
-    BQ, BK = v["block_q"], v["block_k"]
-    MS, NS, MO, NO = v["mr_s"], v["nv_s"], v["mr_o"], v["nv_o"]
-    UD = 1
-    STAGE = bool(v["stage"])
-    D = head_dim
-    SL = L if D % L == 0 else 8
-    BF = dtype == "bfloat16"
-    ELEM = "uint16" if BF else "float32"
+def tile_function(schedule: Schedule, head_dim: int, dtype: str) -> Tile:
+    """Return the tile function of a legal schedule for float32 or bfloat16 heads of `head_dim`."""
+    D, L = head_dim, schedule["lanes"]
+    BQ, BK = schedule["block_q"], schedule["block_k"]
+    MS, NS, MO, NO = (schedule[axis] for axis in ("mr_s", "nv_s", "mr_o", "nv_o"))
+    DOT, BF16 = bool(schedule["dot"]), dtype == "bfloat16"
+    STAGE_K, STAGE_V = bool(schedule["stage"]) and not DOT, bool(schedule["stage"])
     WS, WO = NS * L, NO * L
-    HS = 15 * 16 // WS if MS * WS > 240 else MS      # rows of the first accumulator half
-    HO = 15 * 16 // WO if MO * WO > 240 else MO
-    oQT = 0
-    oP = oQT + D * BQ
-    oACC = oP + BK * BQ
-    oM = oACC + D * BQ
-    oL = oM + BQ
-    oMN = oL + BQ
-    oAL = oMN + BQ
-    oK = oAL + BQ
-    oV = oK + (BK * D if STAGE else 0)
-    SIZE = oV + (BK * D if STAGE else 0)
-    HIDDEN, UNSEEN = -1e30, -1e29
+    SL = L if D % L == 0 else 8  # lanes in which rows of K and V are copied
+    PAIR = 2 if DOT else 1
+    DW = D // PAIR
+    ELEMENT = "uint16" if BF16 else "float32"
+    WORD = "float32" if DOT else ELEMENT
 
-    @T.macro
-    def fill(C, rows, width, value):
-        for r in T.unroll(rows * width // L):
-            for l in T.vectorized(L):
-                C[r * L + l] = T.float32(value)
+    # The parts of scratch, in floats.
+    QT = 0
+    S = QT + DW * BQ
+    ACC = S + BK * BQ
+    PEAK = ACC + D * BQ
+    SUM = PEAK + BQ
+    NEW = SUM + BQ
+    DECAY = NEW + BQ
+    KS = DECAY + BQ
+    VS = KS + (BK * D if STAGE_K else 0)
+    SCRATCH = VS + (BK // PAIR * D if STAGE_V else 0)
 
-    @T.macro
-    def fma(C, rows, width, A, a0, a_step, B, b0):
-        for r in T.unroll(rows):
-            for n in T.unroll(width // L):
-                for l in T.vectorized(L):
-                    C[r * width + n * L + l] = C[r * width + n * L + l] + A[a0 + r * a_step] * B[b0 + n * L + l]
+    def load(buffer: Any, at: Any, lanes: int) -> Any:
+        values = buffer[vec(at, lanes)]
+        return from_bfloat16(values, lanes) if BF16 and not DOT else values
 
-    @T.macro
-    def hide(C, rows, LO, j, i0, p0):
-        for r in T.unroll(rows):
-            for n in T.unroll(WS // L):
-                for l in T.vectorized(L):
-                    C[r * WS + n * L + l] = T.Select(
-                        T.And(p0 + i0 + n * L + l >= LO[j + r], p0 + i0 + n * L + l < LO[BK + j + r]), C[r * WS + n * L + l], T.float32(HIDDEN))
+    def multiply_add(total: Any, a: Any, b: Any) -> Any:
+        return dot_bfloat16(total, a, b) if DOT else total + a * b
 
-    @T.macro
-    def keep(C, rows, X, p_at, m_at):
-        for n in T.unroll(WS // L):
-            for r in T.unroll(rows):
-                for l in T.vectorized(L):
-                    X[m_at + n * L + l] = T.max(X[m_at + n * L + l], C[r * WS + n * L + l])
-        for r in T.unroll(rows):
-            for n in T.unroll(WS // L):
-                for l in T.vectorized(L):
-                    X[p_at + r * BQ + n * L + l] = C[r * WS + n * L + l]
+    def row_of(X: Any, at: Any, vectors: int) -> list[Any]:
+        return [X[vec(at + n * L, L)] for n in range(vectors)]
 
-    def exp2(x):
-        x = T.max(x, T.float32(-127.0))
-        shifted = x + T.float32(12582912.0)
-        f = x - (T.reinterpret("float32", T.reinterpret("int32", shifted)) - T.float32(12582912.0))
-        y = T.float32(0.0013264727139957249)
-        for c in (0.009671512639957249, 0.05550733743470752, 0.2402224208537672, 0.6931469775989911, 1.0):
-            y = y * f + T.float32(c)
-        return T.reinterpret("float32", T.reinterpret("int32", y) + T.shift_left(T.reinterpret("int32", shifted), T.int32(23)))
-
-    def load(X, at, n):
-        if BF:
-            bits = T.cast(X[at], f"uint32x{n}" if n > 1 else "uint32")
-            return T.reinterpret(f"float32x{n}" if n > 1 else "float32", T.shift_left(bits, wide(T.uint32(16), n)))
-        return X[at]
-
-    def wide(x, n):
-        return T.Broadcast(x, n) if n > 1 else x
-
-    def store(x, n):
-        if not BF:
-            return x
-        bits = T.reinterpret(f"uint32x{n}", x)
-        odd = T.bitwise_and(T.shift_right(bits, wide(T.uint32(16), n)), wide(T.uint32(1), n))
-        return T.cast(T.shift_right(bits + wide(T.uint32(0x7FFF), n) + odd, wide(T.uint32(16), n)), f"uint16x{n}")
-
-    def read_q(X, Q, i, d, rows, step, scale):
-        vecs = []
+    def read_queries(X: Any, Q: Any, i: Any, d: Any, rows: Any, step: Any, scale: Any) -> None:
+        """Write Q^T of eight queries and eight words; queries past the last repeat it."""
+        vectors = []
         for r in range(8):
             row = T.min(i * 8 + r, rows - 1)
-            vecs.append(T.Bind(load(Q, T.Ramp(T.int64(row) * step + T.int64(d * 8), T.int64(1), 8), 8) * T.Broadcast(scale, 8)))
-        for r, x in enumerate(transpose8(vecs)):
-            T.buffer_store(X, x, [T.Ramp(oQT + (d * 8 + r) * BQ + i * 8, 1, 8)])
+            x = load(Q, T.int64(row) * step + T.int64(d * 8), 8)
+            vectors.append(T.Bind(x if DOT else x * wide(scale, 8)))
+        for r, x in enumerate(transpose8(vectors)):
+            T.buffer_store(X, x, [vec(QT + (d * 8 + r) * BQ + i * 8, 8)])
 
-    def write_o(X, O, i, d, rows, step):
-        inv = T.Bind(X[T.Ramp(oAL + i * 8, 1, 8)])
-        vecs = [T.Bind(X[T.Ramp(oACC + (d * 8 + r) * BQ + i * 8, 1, 8)] * inv) for r in range(8)]
-        for r, x in enumerate(transpose8(vecs)):
-            with T.If(i * 8 + r < rows):
-                with T.Then():
-                    T.buffer_store(O, store(x, 8), [T.Ramp(T.int64(i * 8 + r) * step + T.int64(d * 8), T.int64(1), 8)])
+    def write_output(X: Any, O: Any, i: Any, d: Any, rows: Any, step: Any) -> None:
+        """Write acc^T / sum of eight queries and eight elements of the head."""
+        inverse = T.Bind(X[vec(DECAY + i * 8, 8)])
+        vectors = [T.Bind(X[vec(ACC + (d * 8 + r) * BQ + i * 8, 8)] * inverse) for r in range(8)]
+        for r, x in enumerate(transpose8(vectors)):
+            with T.If(i * 8 + r < rows), T.Then():
+                y = to_bfloat16(x, 8) if BF16 else x
+                T.buffer_store(O, y, [vec(T.int64(i * 8 + r) * step + T.int64(d * 8), 8)])
 
-    def transpose8(vecs):
-        for s in (4, 2, 1):
-            for r in range(8):
-                if not r & s:
-                    a, b = vecs[r], vecs[r + s]
-                    vecs[r] = T.Bind(Shuffle([a, b], [8 + l - s if l & s else l for l in range(8)]))
-                    vecs[r + s] = T.Bind(Shuffle([a, b], [8 + l if l & s else l + s for l in range(8)]))
-        return vecs
+    def prefetch_row(buffer: Any, row: Any, step: Any) -> None:
+        for word in range(0, DW, _LINE_BYTES // (2 if WORD == "uint16" else 4)):
+            T.evaluate(prefetch(buffer[T.int64(row) * step + T.int64(word)]))
+
+    def finish_scores(
+        scores: RegisterTile, X: Any, bounds: Any, j: Any, i: Any, p0: Any, partial: Any, scale: Any
+    ) -> None:
+        """Hide what the queries do not see, raise their peaks, write the scores; keys from j, queries from i on."""
+        if DOT:  # Q could not carry the scale exactly.
+            scores.scale([wide(scale, L)] * NS)
+        with T.If(partial != 0), T.Then():
+            low, high = ([bounds[at + j + r] for r in range(MS)] for at in (0, BK))
+            scores.hide(p0 + i, low, high, _HIDDEN)
+        scores.raise_to_rows(X, NEW + i)
+        scores.store(X, S + j * BQ + i, BQ)
 
     @T.macro
-    def stage(X, at, Src, step, j0, nk):
-        for j in T.serial(nk):
+    def fill(X, at, count, value):
+        for n in T.serial(count // L):
+            X[vec(at + n * L, L)] = wide(T.float32(value), L)
+
+    @T.macro
+    def stage(X, at, source, step, j0, count):
+        for j in T.serial(count):
             for d in T.serial(D // SL):
-                for l in T.vectorized(SL):
-                    X[at + j * D + d * SL + l] = load(Src, T.int64(j0 + j) * step + T.int64(d * SL + l), 1)
+                X[vec(at + j * D + d * SL, SL)] = load(source, T.int64(j0 + j) * step + T.int64(d * SL), SL)
+
+    @T.macro
+    def stage_pairs(X, at, source, step, j0, count):
+        for j in T.serial((count + 1) // 2):
+            for d in T.serial(D // SL):
+                X[vec(at + j * D + d * SL, SL)] = pair_bits(
+                    source[vec(T.int64(j0 + j * 2) * step + T.int64(d * SL), SL)],
+                    source[vec(T.int64(j0 + T.min(j * 2 + 1, count - 1)) * step + T.int64(d * SL), SL)],
+                    SL,
+                )
+
+    @T.macro
+    def find_bounds(bounds, mask, j0, count, causal, has_mask, window, sink_end):
+        """Key j0 + j is visible to the positions from bounds[j] up to, without, bounds[BK + j]."""
+        for n in T.serial(BK // L):
+            for l in T.vectorized(L):
+                j: T.let = n * L + l
+                low: T.let = T.Select(j0 + j < sink_end, _FIRST, j0 + j - window + 1)
+                bounds[j] = T.Select(j < count, T.if_then_else(causal != 0, j0 + j, low), _LAST)
+                bounds[BK + j] = T.Select(j0 + j < sink_end, _LAST, j0 + j + window)
+        if has_mask != 0:
+            for j in T.serial(count):
+                if mask[T.int64(j0 + j)] == T.uint8(0):
+                    bounds[j] = _LAST
 
     @T.prim_func(s_tir=True)
-    def tile(X: T.Buffer((SIZE,), "float32", align=64), q: T.handle(ELEM), k: T.handle(ELEM), vv: T.handle(ELEM), o: T.handle(ELEM), bounds: T.handle("int32"),
-             mask: T.handle("uint8"), q_step: T.int64, k_step: T.int64, v_step: T.int64, o_step: T.int64,
-             rows: T.int32, p0: T.int32, lo_a: T.int32, hi_a: T.int32, lo_b: T.int32, hi_b: T.int32, window: T.int32,
-             sink_end: T.int32, causal: T.int32, has_mask: T.int32, scale: T.float32):
+    def tile(
+        X: T.Buffer((SCRATCH,), "float32", align=64),
+        q: T.handle(WORD),
+        k: T.handle(WORD),
+        v: T.handle(ELEMENT),
+        o: T.handle(ELEMENT),
+        bounds_data: T.handle("int32"),
+        key_mask: T.handle("uint8"),
+        q_step: T.int64,
+        k_step: T.int64,
+        v_step: T.int64,
+        o_step: T.int64,
+        rows: T.int32,
+        p0: T.int32,
+        lo_a: T.int32,
+        hi_a: T.int32,
+        lo_b: T.int32,
+        hi_b: T.int32,
+        window: T.int32,
+        sink_end: T.int32,
+        causal: T.int32,
+        has_mask: T.int32,
+        scale: T.float32,
+    ) -> None:
         T.func_attr({"global_symbol": "tile", "tirx.noalias": True})
-        Q = T.decl_buffer((1 << 30,), ELEM, data=q, align=2)
-        K = T.decl_buffer((1 << 30,), ELEM, data=k, align=2)
-        V = T.decl_buffer((1 << 30,), ELEM, data=vv, align=2)
-        O = T.decl_buffer((1 << 30,), ELEM, data=o, align=2)
-        Mask = T.decl_buffer((1 << 30,), "uint8", data=mask, align=1)
-        C0 = T.alloc_buffer((max(HS * WS, HO * WO),), "float32")
-        # A second half that no code touches would make TVM put the first one on the heap.
-        C1 = T.alloc_buffer((max((MS - HS) * WS, (MO - HO) * WO),), "float32") if HS < MS or HO < MO else C0
+        Q = T.decl_buffer((1 << 30,), WORD, data=q, align=2)
+        K = T.decl_buffer((1 << 30,), WORD, data=k, align=2)
+        V = T.decl_buffer((1 << 30,), ELEMENT, data=v, align=2)
+        O = T.decl_buffer((1 << 30,), ELEMENT, data=o, align=2)
+        mask = T.decl_buffer((1 << 30,), "uint8", data=key_mask, align=1)
+        bounds = T.decl_buffer((2 * BK,), "int32", data=bounds_data, align=64)
+        C0 = T.alloc_buffer((HALF * L,), "float32")
+        C1 = T.alloc_buffer((HALF * L,), "float32")
+        scores = T.meta_var(RegisterTile((C0, C1), MS, NS, L))
+        output = T.meta_var(RegisterTile((C0, C1), MO, NO, L))
+        block = T.alloc_buffer((3,), "int32")  # first key, keys, whether some pair is hidden
 
-        J = T.alloc_buffer((4,), "int32")
-        LO = T.decl_buffer((2 * BK,), "int32", data=bounds, align=64)
-        n_a: T.let = (hi_a - lo_a + BK - 1) // BK
-        n_b: T.let = (hi_b - lo_b + BK - 1) // BK
-
+        if DOT:
+            T.attr("dot", "pragma_import_llvm", DOT_BFLOAT16)
+        for i in T.serial(rows):
+            prefetch_row(Q, i, q_step)
+        fill(X, ACC, D * BQ, 0.0)
+        fill(X, PEAK, BQ, _UNSEEN)
+        fill(X, SUM, BQ, 0.0)
         for i in T.serial(BQ // 8):
-            for d in T.serial(D // 8):
-                read_q(X, Q, i, d, rows, q_step, scale)
-        for i in T.serial(D * BQ // L):
-            for l in T.vectorized(L):
-                X[oACC + i * L + l] = T.float32(0)
-        for i in T.serial(BQ // L):
-            for l in T.vectorized(L):
-                X[oM + i * L + l] = T.float32(UNSEEN)
-                X[oL + i * L + l] = T.float32(0)
+            for d in T.serial(DW // 8):
+                read_queries(X, Q, i, d, rows, q_step, scale)
 
-        for b in T.serial(n_a + n_b):
-            J[0] = T.if_then_else(b < n_a, lo_a + b * BK, lo_b + (b - n_a) * BK)
-            J[1] = T.min(J[0] + BK, T.if_then_else(b < n_a, hi_a, hi_b)) - J[0]
-            J[2] = T.cast(T.Or(
-                T.Or(has_mask != 0, J[1] % MS != 0),
+        blocks_a: T.let = (hi_a - lo_a + BK - 1) // BK
+        blocks_b: T.let = (hi_b - lo_b + BK - 1) // BK
+        for b in T.serial(blocks_a + blocks_b):
+            # Kept in memory: as expressions, TVM's simplifier would carry them into every index.
+            block[0] = T.if_then_else(b < blocks_a, lo_a + b * BK, lo_b + (b - blocks_a) * BK)
+            block[1] = T.min(BK, T.if_then_else(b < blocks_a, hi_a, hi_b) - block[0])
+            j0: T.let = block[0]
+            count: T.let = block[1]
+            # A pair is hidden when its key is past the end, masked, in the future, or out of the window and no sink.
+            block[2] = T.cast(
                 T.Or(
-                    T.And(causal != 0, J[0] + J[1] - 1 > p0),
-                    T.And(J[0] + J[1] > sink_end, T.Or(p0 + rows - 1 - T.max(J[0], sink_end) >= window, J[0] + J[1] - 1 - p0 >= window)),
+                    T.Or(has_mask != 0, count % MS != 0),
+                    T.Or(
+                        T.And(causal != 0, j0 + count - 1 > p0),
+                        T.And(
+                            j0 + count > sink_end,
+                            T.Or(
+                                p0 + rows - 1 - T.max(j0, sink_end) >= window, j0 + count - 1 - p0 >= window
+                            ),
+                        ),
+                    ),
                 ),
-            ), "int32")
-            j0: T.let = J[0]
-            nk: T.let = J[1]
-            partial: T.let = J[2]
+                "int32",
+            )
+            partial: T.let = block[2]
             if partial != 0:
-                for jv in T.serial(BK // L):
-                    for l in T.vectorized(L):
-                        LO[jv * L + l] = T.Select(jv * L + l < nk, T.if_then_else(causal != 0, j0 + jv * L + l, T.Select(j0 + jv * L + l < sink_end, -(1 << 30), j0 + jv * L + l - window + 1)), (1 << 31) - 1)
-                        LO[BK + jv * L + l] = T.Select(j0 + jv * L + l < sink_end, (1 << 31) - 1, j0 + jv * L + l + window)
-                if has_mask != 0:
-                    for j in T.serial(nk):
-                        if Mask[T.int64(j0 + j)] == T.uint8(0):
-                            LO[j] = (1 << 31) - 1
-            if STAGE:
-                stage(X, oK, K, k_step, j0, nk)
-                stage(X, oV, V, v_step, j0, nk)
+                find_bounds(bounds, mask, j0, count, causal, has_mask, window, sink_end)
+            if STAGE_K:
+                stage(X, KS, K, k_step, j0, count)
+            if STAGE_V:
+                if DOT:
+                    stage_pairs(X, VS, V, v_step, j0, count)
+                else:
+                    stage(X, VS, V, v_step, j0, count)
+
             for i in T.serial(BQ // L):
-                for l in T.vectorized(L):
-                    X[oMN + i * L + l] = X[oM + i * L + l]
-            for jb in T.serial((nk + MS - 1) // MS):
-                for ib in T.serial(BQ // WS):
-                    fill(C0, HS, WS, 0.0)
-                    if HS < MS:
-                        fill(C1, MS - HS, WS, 0.0)
-                    for d in T.serial(D // UD):
-                        for u in T.unroll(UD):
-                            if STAGE:
-                                fma(C0, HS, WS, X, oK + (jb * MS) * D + d * UD + u, D, X, oQT + (d * UD + u) * BQ + ib * WS)
-                                if HS < MS:
-                                    fma(C1, MS - HS, WS, X, oK + (jb * MS + HS) * D + d * UD + u, D, X, oQT + (d * UD + u) * BQ + ib * WS)
-                            else:
-                                fma(C0, HS, WS, K, T.int64(j0 + jb * MS) * k_step + T.int64(d * UD + u), k_step, X, oQT + (d * UD + u) * BQ + ib * WS)
-                                if HS < MS:
-                                    fma(C1, MS - HS, WS, K, T.int64(j0 + jb * MS + HS) * k_step + T.int64(d * UD + u), k_step, X, oQT + (d * UD + u) * BQ + ib * WS)
-                    if partial != 0:
-                        hide(C0, HS, LO, jb * MS, ib * WS, p0)
-                        if HS < MS:
-                            hide(C1, MS - HS, LO, jb * MS + HS, ib * WS, p0)
-                    keep(C0, HS, X, oP + jb * MS * BQ + ib * WS, oMN + ib * WS)
-                    if HS < MS:
-                        keep(C1, MS - HS, X, oP + (jb * MS + HS) * BQ + ib * WS, oMN + ib * WS)
-            for i in T.serial(BQ // L):
-                for l in T.vectorized(L):
-                    X[oAL + i * L + l] = exp2(X[oM + i * L + l] - X[oMN + i * L + l])
-                    X[oM + i * L + l] = X[oMN + i * L + l]
-                    X[oL + i * L + l] = X[oL + i * L + l] * X[oAL + i * L + l]
-            for ib in T.serial(BQ // WS):
-                for n in T.unroll(NS):
-                    for l in T.vectorized(L):
-                        C0[n * L + l] = X[oL + ib * WS + n * L + l]
-                for j in T.serial(nk):
-                    for n in T.unroll(NS):
-                        for l in T.vectorized(L):
-                            X[oP + j * BQ + ib * WS + n * L + l] = exp2(X[oP + j * BQ + ib * WS + n * L + l] - X[oMN + ib * WS + n * L + l])
-                    for n in T.unroll(NS):
-                        for l in T.vectorized(L):
-                            C0[n * L + l] = C0[n * L + l] + X[oP + j * BQ + ib * WS + n * L + l]
-                for n in T.unroll(NS):
-                    for l in T.vectorized(L):
-                        X[oL + ib * WS + n * L + l] = C0[n * L + l]
-            for ib in T.serial(BQ // WO):
-                for db in T.serial(D // MO):
-                    for r in T.unroll(HO):
-                        for n in T.unroll(NO):
-                            for l in T.vectorized(L):
-                                C0[r * WO + n * L + l] = X[oACC + (db * MO + r) * BQ + ib * WO + n * L + l] * X[oAL + ib * WO + n * L + l]
-                    for r in T.unroll(MO - HO):
-                        for n in T.unroll(NO):
-                            for l in T.vectorized(L):
-                                C1[r * WO + n * L + l] = X[oACC + (db * MO + HO + r) * BQ + ib * WO + n * L + l] * X[oAL + ib * WO + n * L + l]
-                    for j in T.serial(nk):
-                        if STAGE:
-                            fma(C0, HO, WO, X, oV + j * D + db * MO, 1, X, oP + j * BQ + ib * WO)
-                            if HO < MO:
-                                fma(C1, MO - HO, WO, X, oV + j * D + db * MO + HO, 1, X, oP + j * BQ + ib * WO)
+                X[vec(NEW + i * L, L)] = X[vec(PEAK + i * L, L)]
+            for jt in T.serial((count + MS - 1) // MS):
+                if not STAGE_K:
+                    for r in T.unroll(MS):
+                        prefetch_row(K, j0 + jt * MS + MS + r, k_step)
+                # Rows past the last key repeat it: nothing behind the keys is read, and `bounds` hides them.
+                key_at = T.meta_var(
+                    [T.Bind(T.int64(j0 + T.min(jt * MS + r, count - 1)) * k_step) for r in range(MS)]
+                )
+                for it in T.serial(BQ // WS):
+                    scores.clear()
+                    for d in T.serial(DW):
+                        row = T.meta_var(row_of(X, QT + d * BQ + it * WS, NS))
+                        if STAGE_K:
+                            staged_at = T.meta_var([KS + (jt * MS + r) * D + d for r in range(MS)])
+                            scores.accumulate(multiply_add, X, staged_at, row)
                         else:
-                            fma(C0, HO, WO, V, T.int64(j0 + j) * v_step + T.int64(db * MO), 1, X, oP + j * BQ + ib * WO)
-                            if HO < MO:
-                                fma(C1, MO - HO, WO, V, T.int64(j0 + j) * v_step + T.int64(db * MO + HO), 1, X, oP + j * BQ + ib * WO)
-                    for r in T.unroll(HO):
-                        for n in T.unroll(NO):
-                            for l in T.vectorized(L):
-                                X[oACC + (db * MO + r) * BQ + ib * WO + n * L + l] = C0[r * WO + n * L + l]
-                    for r in T.unroll(MO - HO):
-                        for n in T.unroll(NO):
-                            for l in T.vectorized(L):
-                                X[oACC + (db * MO + HO + r) * BQ + ib * WO + n * L + l] = C1[r * WO + n * L + l]
+                            scores.accumulate(multiply_add, K, [at + T.int64(d) for at in key_at], row)
+                    finish_scores(scores, X, bounds, jt * MS, it * WS, p0, partial, scale)
+
+            for i in T.serial(BQ // L):
+                X[vec(DECAY + i * L, L)] = exp2(X[vec(PEAK + i * L, L)] - X[vec(NEW + i * L, L)], L)
+                X[vec(PEAK + i * L, L)] = X[vec(NEW + i * L, L)]
+                X[vec(SUM + i * L, L)] = X[vec(SUM + i * L, L)] * X[vec(DECAY + i * L, L)]
+            for it in T.serial(BQ // WS):
+                for n in T.unroll(NS):
+                    C0[vec(n * L, L)] = X[vec(SUM + it * WS + n * L, L)]
+                for j in T.serial((count + PAIR - 1) // PAIR):
+                    for n in T.unroll(NS):
+                        at: T.let = it * WS + n * L
+                        peak: T.let = X[vec(NEW + at, L)]
+                        low: T.let = exp2(X[vec(S + j * PAIR * BQ + at, L)] - peak, L)
+                        if DOT:
+                            high: T.let = exp2(X[vec(S + (j * PAIR + 1) * BQ + at, L)] - peak, L)
+                            C0[vec(n * L, L)] = C0[vec(n * L, L)] + (low + high)
+                            X[vec(S + j * BQ + at, L)] = pair_rounded(low, high, L)
+                        else:
+                            C0[vec(n * L, L)] = C0[vec(n * L, L)] + low
+                            X[vec(S + j * BQ + at, L)] = low
+                for n in T.unroll(NS):
+                    X[vec(SUM + it * WS + n * L, L)] = C0[vec(n * L, L)]
+
+            for it in T.serial(BQ // WO):
+                for dt in T.serial(D // MO):
+                    output.load(X, ACC + dt * MO * BQ + it * WO, BQ)
+                    output.scale(row_of(X, DECAY + it * WO, NO))
+                    for j in T.serial((count + PAIR - 1) // PAIR):
+                        row = T.meta_var(row_of(X, S + j * BQ + it * WO, NO))
+                        if STAGE_V:
+                            output.accumulate(
+                                multiply_add, X, [VS + j * D + dt * MO + r for r in range(MO)], row
+                            )
+                        else:
+                            value_at: T.let = T.int64(j0 + j) * v_step + T.int64(dt * MO)
+                            output.accumulate(multiply_add, V, [value_at + r for r in range(MO)], row)
+                    output.store(X, ACC + dt * MO * BQ + it * WO, BQ)
 
         for i in T.serial(BQ // L):
-            for l in T.vectorized(L):
-                X[oAL + i * L + l] = T.Select(X[oL + i * L + l] > T.float32(0), T.float32(1) / X[oL + i * L + l], T.float32(0))
+            total: T.let = X[vec(SUM + i * L, L)]
+            X[vec(DECAY + i * L, L)] = T.Select(
+                total > wide(T.float32(0), L), wide(T.float32(1), L) / total, wide(T.float32(0), L)
+            )
         for i in T.serial(BQ // 8):
             for d in T.serial(D // 8):
-                write_o(X, O, i, d, rows, o_step)
+                write_output(X, O, i, d, rows, o_step)
 
     defines = {
         "HC_BLOCK_Q": BQ,
-        "HC_SCRATCH": SIZE,
+        "HC_SCRATCH": SCRATCH,
         "HC_BOUNDS": 2 * BK,
-        "HC_ELEMENT": 2 if BF else 4,
+        "HC_ELEMENT": 2 if BF16 else 4,
+        "HC_PAIR": PAIR,
         "HC_HEAD_DIM": D,
     }
     return Tile(tile, defines)
