@@ -97,10 +97,11 @@ def tolerance_of(
 ) -> torch.Tensor:
     """Return the error that each output element may have.
 
-    A kernel computes in float32 (unit roundoff u) and rounds its output to `dtype`. A score is a dot product of D
-    terms, wrong by at most (D + 2) u sum|q k|; a weight is relatively wrong by that much and by the exponential's
-    error; numerator and denominator add a rounding per term, which random signs keep at sqrt(keys). The output is a
-    mean of values with such weights: it is wrong by twice the sum of these, times the same mean of |values|.
+    A kernel computes in float32 (unit roundoff u) and rounds its weights and its output to `dtype`. A score is a dot
+    product of D terms, wrong by at most (D + 2) u sum|q k|; a weight is relatively wrong by that much, by the
+    exponential's error and by its own rounding; numerator and denominator add a rounding per term, which random signs
+    keep at sqrt(keys). The output is a mean of values with such weights: it is wrong by twice the sum of these, times
+    the same mean of |values|.
 
     Args:
         q, k: float64. `[B, Hq, Sq, D]` and `[B, Hkv, Sk, D]`.
@@ -110,8 +111,8 @@ def tolerance_of(
     keys, head_dim = k.shape[2], q.shape[3]
     absolute = q.abs().unflatten(1, (k.shape[1], -1)) @ k.abs().unsqueeze(2).transpose(-1, -2)
     score_error = (head_dim + 2) * unit * float(absolute.max()) * abs(scale)
-    relative = score_error + _EXP2_ERROR + 2 * keys**0.5 * unit
     rounding = 0.0 if dtype == torch.float32 else torch.finfo(dtype).eps / 2
+    relative = score_error + _EXP2_ERROR + rounding + 2 * keys**0.5 * unit
     tolerance: torch.Tensor = 2 * relative * spread + rounding * wanted.abs() + _ZERO
     return tolerance
 
