@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hcompile.artifact.manifest import GRAPH, MANIFEST, ORIGINAL, SCHEDULES, WEIGHTS, Manifest
+from hcompile.artifact.manifest import (
+    GRAPH,
+    MANIFEST,
+    ORIGINAL,
+    SCHEDULES,
+    WEIGHTS,
+    Manifest,
+    file_sha256,
+)
 from hcompile.errors import UsageError
 from hcompile.left import LeftDense
 from hcompile.plan import Plan
@@ -37,11 +45,11 @@ def read_manifest(path: str | Path) -> Manifest:
     if not (path / MANIFEST).is_file():
         hint = "no such artifact" if not path.exists() else f"no artifact (it has no {MANIFEST})"
         raise UsageError(
-            f"{path}: {hint}; make one with `hcompile optimize MODEL -o {path.name or 'model'}.hcm`"
+            f"{path}: {hint}; make one with `hcompile optimize MODEL -o {path.name or 'model.hcm'}`"
         )
     try:
         return Manifest.from_json(json.loads((path / MANIFEST).read_bytes()))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UsageError(
             f"{path / MANIFEST}: the manifest cannot be used ({error}); write the artifact again"
         ) from error
@@ -49,8 +57,6 @@ def read_manifest(path: str | Path) -> Manifest:
 
 def check_files(path: str | Path, manifest: Manifest) -> None:
     """Raise UsageError unless every file of the artifact has the hash that the manifest names."""
-    from hcompile.artifact.write import file_sha256
-
     for name, wanted in manifest.files.items():
         file = Path(path) / name
         try:

@@ -62,7 +62,9 @@ def read_splits(request: OptimizeRequest, model: ImportedModel, length: int) -> 
     interface = Interface.of(model.program)
     if request.calib is not None:
         encode = text_encoder(model.program, interface, model.source)
-        splits = load_splits(request.calib, interface, encode, length, verify=request.verify, seed=request.seed)
+        splits = load_splits(
+            request.calib, interface, encode, length, verify=request.verify, seed=request.seed
+        )
         return Data(splits, held_out=True)
     if model.sample_inputs:
         warning = (
@@ -71,7 +73,11 @@ def read_splits(request: OptimizeRequest, model: ImportedModel, length: int) -> 
         )
         return Data(sample_splits(model.sample_inputs, interface, model.source), False, (warning,))
     if request.plan is not None:
-        return Data(None, False, ("no --calib: the given plan was not measured, and the artifact carries no certificate",))
+        return Data(
+            None,
+            False,
+            ("no --calib: the given plan was not measured, and the artifact carries no certificate",),
+        )
     raise UsageError(
         f"{model.source}: a budget needs data to be measured on: pass --calib with text like what the model will read "
         "(--calib stdlib is Python's own library)"
@@ -81,10 +87,12 @@ def read_splits(request: OptimizeRequest, model: ImportedModel, length: int) -> 
 def choose(job: Job, kernels: PlanKernels, memory: Memory, progress: Progress) -> Choice:
     """Take the user's plan, or let the policy choose one for documents of `job.length` tokens."""
     request, program, length = job.request, job.program, job.length
-    if request.plan is not None:
-        return Choice(_read_plan(request.plan, program), True, None)
+    if job.plan is not None:
+        return Choice(job.plan, True, None)
     if job.splits is None:
-        raise UsageError(f"{job.model.source}: no plan was given and there is no data to choose one with: pass --calib")
+        raise UsageError(
+            f"{job.model.source}: no plan was given and there is no data to choose one with: pass --calib"
+        )
     metric = metric_of(job.budget.metric, request.metric)
     tables = kernels.any_table()
     runner = PlanRunner(program, tables, request.backend, job.library)
@@ -127,7 +135,8 @@ def _any_kernel(job: Job, tables: Mapping[str, ScheduleTable]) -> Kernel:
     return attend
 
 
-def _read_plan(path: Path, program: Program) -> Plan:
+def read_plan(path: Path, program: Program) -> Plan:
+    """Return the plan of a file. Raises UsageError when there is none, or it does not fit the program."""
     try:
         plan = Plan.from_json(json.loads(path.read_bytes()))
         plan.check(program.sites)

@@ -12,10 +12,11 @@ from hcompile.codegen import get_backend
 from hcompile.errors import EnvironmentFault, UsageError
 from hcompile.frontend.load import ImportedModel
 from hcompile.passes.linear import faster_library
-from hcompile.pipeline.choosing import read_splits
+from hcompile.pipeline.choosing import read_plan, read_splits
 from hcompile.pipeline.importing import import_for
 from hcompile.pipeline.request import OptimizeRequest
 from hcompile.pipeline.tuning import default_lengths
+from hcompile.plan import Plan
 from hcompile.policy.calibration import Splits
 from hcompile.policy.interface import Interface
 from hcompile.policy.metrics import metric_of
@@ -30,6 +31,7 @@ class Job:
     """See the module's docstring.
 
     Attributes:
+        plan: the user's, None where the policy chooses one.
         axis: see `hcompile.runtime.inputs.length_axis`.
         lengths: rising; plans are made for the last one, and schedules for all.
         splits: documents, None where nothing is to be measured.
@@ -40,6 +42,7 @@ class Job:
     request: OptimizeRequest
     budget: Budget
     model: ImportedModel
+    plan: Plan | None
     axis: tuple[int, int] | None
     lengths: tuple[int, ...]
     splits: Splits | None
@@ -85,6 +88,7 @@ def prepare(request: OptimizeRequest) -> Job:
         request=request,
         budget=budget,
         model=model,
+        plan=None if request.plan is None else read_plan(request.plan, program),
         axis=axis,
         lengths=lengths,
         splits=data.splits,
@@ -112,7 +116,9 @@ def _check_output(request: OptimizeRequest) -> None:
     elif target.is_dir():
         raise UsageError(f"{target}: is a folder; a dry run writes a plan file, name one with -o")
     elif not os.access(target.absolute().parent, os.W_OK):
-        raise EnvironmentFault(f"{target.absolute().parent}: the output folder is missing or cannot be written")
+        raise EnvironmentFault(
+            f"{target.absolute().parent}: the output folder is missing or cannot be written"
+        )
 
 
 def _lengths(request: OptimizeRequest, program: Program, axis: tuple[int, int] | None) -> tuple[int, ...]:
