@@ -12,7 +12,7 @@ from hcompile.errors import HCompileError
 from hcompile.passes.sites import KEY_MASK
 from hcompile.program import SITE_META, Program
 
-_MARGIN = 16
+_MARGIN = 4
 """Two orders of summation differ by several roundings, not one."""
 
 
