@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from hcompile.patterns import Pattern
 from hcompile.schedules.axis import Axis
+from hcompile.schedules.schedule import Schedule
 from hcompile.schedules.space import Space
 from hcompile.schedules.template import Problem, Template, register_template
 
@@ -60,6 +62,32 @@ def space(problem: Problem) -> Space:
         )
 
     return Space(NAME, _AXES, legal, tuple(_default(problem).items()))
+
+
+def visited_tile_pairs(schedule: Schedule, pattern: Pattern, q_len: int, kv_len: int, *, causal: bool) -> int:
+    """Count the (query, key) pairs whose scores one head computes, without padding: whole tiles of queries against
+    whole register tiles of keys.
+
+    The last query stands at the last key, as in `Pattern.visited_pairs`, which this is at least.
+    """
+    window, sinks = pattern.params()
+    block_q, block_k, mr_s = schedule["block_q"], schedule["block_k"], schedule["mr_s"]
+
+    def computed(keys: int) -> int:
+        full, rest = divmod(max(0, keys), block_k)
+        return full * block_k + -(-rest // mr_s) * mr_s
+
+    total = 0
+    for first in range(kv_len - q_len, kv_len, block_q):
+        last = min(first + block_q, kv_len) - 1
+        end = min(kv_len, last + 1) if causal else kv_len
+        sink_end = min(sinks, end)
+        low, high = max(0, first - window + 1), min(end, last + window)
+        if low <= sink_end:
+            total += computed(max(sink_end, high))
+        else:
+            total += computed(sink_end) + computed(high - low)
+    return total * block_q
 
 
 def _dots(problem: Problem) -> bool:

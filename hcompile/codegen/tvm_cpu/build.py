@@ -22,7 +22,8 @@ from hcompile.values import sha256_json
 
 _HERE = Path(__file__).parent
 _LAUNCHER = _HERE / "launcher.c"
-_SOURCES = (_HERE / "prim_func.py", _HERE / "vector_ops.py", _LAUNCHER, Path(__file__))
+_GENERATORS = ("prim_func.py", "register_tile.py", "vector_ops.py", "build.py")
+_SOURCES = (_LAUNCHER, *(_HERE / name for name in _GENERATORS))
 
 
 @cache
