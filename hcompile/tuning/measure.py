@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from hcompile.schedules import Schedule
 from hcompile.tuning.measurement import Measurement
@@ -55,15 +57,16 @@ class Measurer:
         """
         self._limits = limits or MeasureLimits()
         arguments = {"backend": backend, "threads": threads, "memory-bytes": self._limits.memory_bytes}
-        self._pool = WorkerPool(
-            [f"--{name}={value}" for name, value in arguments.items()], self._limits.workers
-        )
-        self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="hcompile-tuning-")
-        self._folder = folder or Path(self._temporary.name if self._temporary else "")
+        self._owned = ExitStack()
+        if folder is None:
+            folder = Path(self._owned.enter_context(tempfile.TemporaryDirectory(prefix="hcompile-tuning-")))
+        self._folder = folder
+        pool = WorkerPool([f"--{name}={value}" for name, value in arguments.items()], self._limits.workers)
+        self._pool = self._owned.enter_context(pool)
         self._built: dict[tuple[str, int, Schedule], Reply] = {}
         self.measured = 0
 
-    def __enter__(self) -> Measurer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -71,9 +74,7 @@ class Measurer:
 
     def close(self) -> None:
         """End the processes and remove the temporary folder."""
-        self._pool.close()
-        if self._temporary is not None:
-            self._temporary.cleanup()
+        self._owned.close()
 
     def build(self, workload: Workload, schedules: Sequence[Schedule]) -> None:
         """Build schedules ahead, on all cores; how each ended shows when it is measured."""

@@ -57,7 +57,7 @@ class SearchOptions:
         for name in ("trials", "batch", "patience", "finalists"):
             if getattr(self, name) < 1:
                 raise ValueError(f"search option {name} is {getattr(self, name)}, wanted at least 1")
-        if not 0 <= self.noise < 1 or self.slow_factor < 1 or not self.time_limit_s > 0:
+        if not 0 <= self.noise < 1 or self.slow_factor < 1 or not 0 < self.time_limit_s < math.inf:
             raise ValueError(
                 "search options: wanted noise in [0, 1), slow_factor from 1, time_limit_s above 0"
             )

@@ -27,7 +27,7 @@ from hcompile.tuning.measure import MeasureLimits, Measurer
 from hcompile.tuning.measurement import Measurement, TrialProgress
 from hcompile.tuning.problem import Floats, Problem
 from hcompile.tuning.recording import RecordingRunner, known_measurements, record_of
-from hcompile.tuning.search import SearchOptions, search
+from hcompile.tuning.search import SearchOptions, SearchResult, search
 from hcompile.tuning_db.key import RecordKey
 from hcompile.tuning_db.record import Record, Status
 from hcompile.tuning_db.result import ResultKey
@@ -90,20 +90,20 @@ class Tuner:
             KernelError: every candidate failed.
         """
         key = self._backend.record_key(workload)
-        finished = self._finish_key(key)
-        if self._db.get_result(finished) is None:
-            left_s = max(self._deadline - time.monotonic(), 1e-3)
-            options = replace(self._options.search, time_limit_s=left_s)
-            runner = RecordingRunner(self._db, self._measurer, key, self._run_id)
-            known = known_measurements(self._db, key)
-            result = search(self._problem(workload, key), runner, options, known, self._progress)
-            self._db.put_result(finished, {"stop": str(result.stop), "trials": len(result.history)})
-        best = self._db.best(key)
-        if best is None:
-            failures = [record.message for record in self._db.records(key, limit=1)]
-            reason = failures[0] if failures else "other processes are measuring all of them"
-            raise KernelError(f"no schedule of {workload.label()} is valid ({reason}): see hcompile db list")
-        return best
+        points = tuple(self._backend.space(workload).enumerate())
+        finished = self._finish_key(key, points)
+        outcome = self._db.get_result(finished)
+        if outcome is None:
+            result = self._search(workload, key, points)
+            winner = result.winner.schedule.text if result.winner else None
+            outcome = {"stop": str(result.stop), "trials": len(result.history), "winner": winner}
+            self._db.put_result(finished, outcome)
+        records = self._db.records(key)
+        for record in records:
+            if record.schedule == outcome["winner"]:
+                return record
+        reason = records[0].message if records else "other processes are measuring all of them"
+        raise KernelError(f"no schedule of {workload.label()} is valid ({reason}): see hcompile db list")
 
     def choose(self, workload: Workload, schedules: Sequence[Schedule]) -> Record:
         """Return the record of the fastest of a few schedules on a workload, measured now where the database lacks it.
@@ -131,11 +131,10 @@ class Tuner:
         """Return what a `LatencyTable` asks: the time of any workload under this schedule."""
         return lambda workload: _median_us(self.choose(workload, [schedule]))
 
-    def _problem(self, workload: Workload, key: RecordKey) -> Problem:
+    def _search(self, workload: Workload, key: RecordKey, points: tuple[Schedule, ...]) -> SearchResult:
         space = self._backend.space(workload)
-        points = tuple(space.enumerate())
         prior_features, prior_costs = self._prior(key)
-        return Problem(
+        problem = Problem(
             points=points,
             features=features(workload, self._machine, points, map(space.encode, points)),
             work=work(workload),
@@ -143,31 +142,36 @@ class Tuner:
             prior_features=prior_features,
             prior_costs=prior_costs,
         )
+        left_s = max(self._deadline - time.monotonic(), 1e-3)
+        options = replace(self._options.search, time_limit_s=left_s)
+        runner = RecordingRunner(self._db, self._measurer, key, self._run_id)
+        known = [each for each in known_measurements(self._db, key) if each.schedule in space]
+        return search(problem, runner, options, known, self._progress)
 
     def _prior(self, key: RecordKey) -> tuple[Floats, Floats]:
         """Return features and costs of what other workloads of this template measured on this machine."""
         filters = Filters(backend=key.backend, template=key.template, status=Status.OK)
         rows, costs = [], []
         for record in self._db.records(filters, limit=PRIOR_RECORDS):
-            if (
-                record.key == replace(key, workload=record.key.workload)
-                and record.key.workload != key.workload
-            ):
-                other, measurement = record.key.workload, Measurement.of_record(record)
-                encoded = [self._backend.space(other).encode(measurement.schedule)]
+            other = record.key.workload
+            if other == key.workload or record.key != replace(key, workload=other):
+                continue
+            space, measurement = self._backend.space(other), Measurement.of_record(record)
+            if measurement.schedule in space:
+                encoded = [space.encode(measurement.schedule)]
                 rows.append(features(other, self._machine, [measurement.schedule], encoded))
                 costs.append(math.log(measurement.median_us / work(other)))
         return np.concatenate(rows) if rows else np.empty((0, 0)), np.array(costs)
 
-    def _finish_key(self, key: RecordKey) -> ResultKey:
-        """Return what a finished search is kept under: the same key, and the same options."""
-        options = asdict(self._options.search)
+    def _finish_key(self, key: RecordKey, points: Sequence[Schedule]) -> ResultKey:
+        """Return what the outcome of a search is kept under: measurements' key, options, and the space searched."""
+        space = sha256_json([point.text for point in points])
         return ResultKey.of(
             "tuning.search",
             weights_sha256=sha256_json(None),
             data_sha256=key.digest,
             code_sha256=key.source_sha256,
-            extra=options,
+            extra={"options": asdict(self._options.search), "space": space},
         )
 
 

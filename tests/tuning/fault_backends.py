@@ -33,9 +33,7 @@ class FaultBackend:
     name = "faults"
     template = "fault"
 
-    def __init__(
-        self, kinds: tuple[int, ...] = tuple(range(11)), delays: tuple[int, ...] = (0, 40, 80)
-    ) -> None:
+    def __init__(self, kinds: tuple[int, ...] = tuple(range(11)), delays: tuple[int, ...] = (0, 200)) -> None:
         self._axes = (Axis("delay", delays, "ms"), Axis("fault", kinds, "what goes wrong"))
 
     def space(self, workload: Workload) -> Space:
@@ -87,5 +85,5 @@ class FaultBackend:
 
 
 backend = FaultBackend()
-harmless = FaultBackend(kinds=(RIGHT, WRONG, BUILD_ERROR), delays=(0, 20, 40, 60, 80))
+harmless = FaultBackend(kinds=(RIGHT, WRONG, BUILD_ERROR), delays=(0, 5, 10, 15, 200))
 hopeless = FaultBackend(kinds=(WRONG, BUILD_ERROR), delays=(0,))
