@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch.export import Dim
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -38,16 +37,6 @@ _CODE_CHOICES = frozenset(
     f"{start}{part}_implementation" for start in ("", "_") for part in ("attn", "experts")
 )
 """Keys of config.json that can name a repository of kernels, which transformers would fetch and run."""
-_UNFIT = (
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    RuntimeError,
-    ImportError,
-    SafetensorError,
-)
 _UNLIMITED = 2**17
 """The longest sequence for which masks are proven where a model has no table of positions."""
 
@@ -279,5 +268,5 @@ def _one_line(source: object, what: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
             yield
-    except _UNFIT as error:
+    except Exception as error:  # each architecture raises what it likes
         raise UsageError(f"{source}: the model cannot {what} ({one_line(error)})") from error
