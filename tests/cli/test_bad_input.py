@@ -1,0 +1,137 @@
+"""Bad input to every command: one line that says what, where and what to do, and nothing written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from hcompile.cli.main import main
+
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of one layer that reads bytes."""
+    config = LlamaConfig(
+        vocab_size=256,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=512,
+    )
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command that must fail, in an empty folder that must stay as it is; return exit code and stderr."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+    def invoke(*arguments: object) -> tuple[int, str]:
+        before = sorted(folder.rglob("*"))
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        assert result.stdout == ""
+        errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+        assert len(errors) == 1
+        assert result.stderr.endswith(f"{errors[0]}\n")
+        assert sorted(folder.rglob("*")) == before
+        return result.exit_code, errors[0].removeprefix("Error: ")
+
+    return invoke
+
+
+@pytest.mark.parametrize("command", ["optimize", "inspect"])
+def test_missing_model(run: Run, command: str) -> None:
+    assert run(command, "nothing") == (2, "nothing: no such file or folder")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("bench", "m.hcm"), ("tune", "m.hcm"), ("verify", "m.hcm", "stdlib")], ids=lambda a: a[0]
+)
+def test_missing_artifact(run: Run, arguments: tuple[str, ...]) -> None:
+    expected = "m.hcm: no such artifact; make one with `hcompile optimize MODEL -o m.hcm`"
+    assert run(*arguments) == (2, expected)
+
+
+@pytest.mark.parametrize("budget", ["kl", "kl=", "=0.1", "kl=-1", "kl=nan", "kl=a%"])
+def test_budget_of_another_form(run: Run, budget: str) -> None:
+    code, message = run("optimize", "nothing", "--budget", budget)
+    assert code == 2
+    assert message.startswith(f"budget {budget!r} is not of the form metric=number")
+
+
+def test_unknown_metric(run: Run) -> None:
+    code, message = run("optimize", "nothing", "--budget", "perplexity=1%")
+    assert code == 2
+    assert message.startswith("metric 'perplexity' is unknown: use one of cosine, kl, nll,")
+
+
+def test_metric_function_that_does_not_exist(run: Run) -> None:
+    code, message = run("optimize", "nothing", "--budget", "mine=1", "--metric", "no_such_module:mine")
+    assert (code, "no_such_module" in message) == (2, True)
+
+
+def test_output_in_a_folder_that_does_not_exist(run: Run, model: Path) -> None:
+    code, message = run("optimize", model, "-o", "no/such/m.hcm", "--calib", "stdlib")
+    assert (code, message.endswith("no such folder for the output; create it first")) == (2, True)
+
+
+def test_output_that_is_something_else(run: Run, model: Path) -> None:
+    Path("notes.txt").write_text("mine")
+    code, message = run("optimize", model, "-o", "notes.txt", "--calib", "stdlib")
+    assert (code, message) == (2, "notes.txt: exists and is no artifact; choose another output or remove it")
+
+
+def test_model_that_is_a_text_file(run: Run) -> None:
+    Path("model.pt").write_text("weights go here\n")
+    code, message = run("inspect", "model.pt")
+    assert code == 2
+    assert message.startswith("model.pt is a text file: write the model with torch.export.save")
+
+
+def test_model_without_data(run: Run, model: Path) -> None:
+    code, message = run("optimize", model)
+    assert (code, "pass --calib" in message) == (2, True)
+
+
+def test_missing_data(run: Run, model: Path) -> None:
+    code, message = run("optimize", model, "--calib", "no-such-texts")
+    assert (code, "no-such-texts" in message) == (2, True)
+
+
+def test_length_beyond_what_the_model_allows(run: Run, model: Path) -> None:
+    expected = "--lengths 1024: the model was made for at most 512 tokens"
+    assert run("optimize", model, "--calib", "stdlib", "--lengths", "1024") == (2, expected)
+
+
+def test_plan_of_another_model(run: Run, model: Path) -> None:
+    Path("plan.json").write_text(json.dumps({"schema": 1, "sites": []}))
+    code, message = run("optimize", model, "--plan", "plan.json")
+    missing = "missing sites ['model.layers.0.self_attn'], unknown sites []"
+    expected = f"plan.json: the plan does not fit the model: {missing}"
+    assert (code, message) == (2, expected)
+
+
+def test_database_that_cannot_be_written(run: Run, model: Path) -> None:
+    heads = [{"family": "dense"}] * 2
+    plan = {"schema": 1, "sites": [{"site": "model.layers.0.self_attn", "heads": heads}]}
+    Path("plan.json").write_text(json.dumps(plan))
+    code, message = run("optimize", model, "--plan", "plan.json", "--db", "/proc/no/tuning.sqlite")
+    assert code == 5
+    assert message.startswith("tuning database /proc/no/tuning.sqlite ")
+
+
+def test_picture_with_an_unknown_ending(run: Run, model: Path) -> None:
+    code, message = run("inspect", model, "--plot", "plan.bmp")
+    assert (code, message) == (2, "picture plan.bmp has no known ending: choose one of .pdf, .png, .svg")
