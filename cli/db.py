@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable, Iterable
 from itertools import groupby
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from hcompile.cli.render import print_json, print_table
 from hcompile.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ STATUSES = ("ok", "wrong", "compile_error", "crash", "timeout", "out_of_memory",
 
 _SHORT = 12  # Digits of a digest in tables: enough to be alone among millions.
 _LISTED = ("id", "key", "status", "median", "template", "workload", "device", "measured")
+_NUMBERS = ("median", "spread", "n", "error")
 _SHOWN = ("id", "status", "median", "spread", "n", "error", "schedule", "measured", "run", "message")
-_WIDE = 240  # Columns of a table that goes to a file or a pipe.
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -69,7 +69,7 @@ def list_records(database: str | None, as_json: bool, limit: int, **filters: str
     with open_db(database) as store:
         records, total, name = store.records(where, limit=limit), store.count(where), store.name
     if as_json:
-        _print_json({"database": name, "total": total, "records": list(map(_record_json, records))})
+        print_json({"database": name, "total": total, "records": list(map(_record_json, records))})
         return
     if records:
         _print_table(records, _LISTED)
@@ -95,7 +95,7 @@ def show(database: str | None, as_json: bool, key_or_id: str) -> None:
     if not records:
         raise UsageError(f"no record or key in {name} starts with {key_or_id}: see `hcompile db list`")
     if as_json:
-        _print_json({"database": name, "records": list(map(_record_json, records))})
+        print_json({"database": name, "records": list(map(_record_json, records))})
         return
     for key, group in groupby(records, key=lambda record: record.key):
         click.echo(_describe(key))
@@ -116,7 +116,7 @@ def export(database: str | None, as_json: bool, file: Path, **filters: str | Non
     with open_db(database) as store:
         count, name = store.export(file, _filters(**filters)), store.name
     if as_json:
-        _print_json({"database": name, "file": str(file), "records": count})
+        print_json({"database": name, "file": str(file), "records": count})
     click.echo(f"{count} records of {name} written to {file}", err=True)
 
 
@@ -136,7 +136,7 @@ def import_records(database: str | None, as_json: bool, file: Path) -> None:
         click.echo(f"refused: {reason}", err=True)
     if as_json:
         counts = {"added": report.added, "replaced": report.replaced, "duplicate": report.duplicate}
-        _print_json({"database": name, "file": str(file), **counts, "refused": list(report.refused)})
+        print_json({"database": name, "file": str(file), **counts, "refused": list(report.refused)})
     click.echo(
         f"{name}: {report.added} added, {report.replaced} replaced older ones, "
         f"{report.duplicate} were there already, {len(report.refused)} refused",
@@ -149,10 +149,6 @@ def _filters(status: str | None = None, **others: str | None) -> Any:
     from hcompile.tuning_db.rows import Filters
 
     return Filters(status=None if status is None else Status(status), **others)
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def _record_json(record: Record) -> dict[str, Any]:
@@ -173,17 +169,9 @@ def _describe(key: RecordKey) -> str:
 
 
 def _print_table(records: Iterable[Record], columns: tuple[str, ...]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right" if column in ("median", "spread", "n", "error") else "left")
-    for record in records:
-        cells = _cells(record)
-        table.add_row(*(Text(cells[column]) for column in columns))
-    Console(file=sys.stdout, width=None if sys.stdout.isatty() else _WIDE).print(table)
+    titles = [f">{column}" if column in _NUMBERS else column for column in columns]
+    rows = map(_cells, records)
+    print_table(titles, [[cells[column] for column in columns] for cells in rows])
 
 
 def _cells(record: Record) -> dict[str, str]:

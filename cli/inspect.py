@@ -72,7 +72,9 @@ def _show_artifact(report: InspectReport, manifest: Mapping[str, Any], schedules
     if manifest["certificate"] is not None:
         print_certificate(manifest["certificate"])
     print_crossover(manifest["crossover"])
+    click.echo()
     print_table(("attention", ">tokens up to", "schedule"), _schedule_rows(schedules))
+    click.echo()
     print_table(("file", "sha256"), sorted(manifest["files"].items()))
 
 

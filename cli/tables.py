@@ -25,6 +25,7 @@ def print_plan(plan: Plan, sites: Iterable[Site]) -> None:
         heads = ", ".join(f"{count} {label}" for label, count in counts.most_common())
         rows.append((site.name, f"{site.q_heads}/{site.kv_heads} of {site.head_dim}", heads))
     print_table(("attention", "heads (query/KV)", "patterns (window+sinks)"), rows)
+    click.echo()
 
 
 def print_left(left: Iterable[LeftDense]) -> None:
@@ -62,6 +63,7 @@ def print_crossover(crossover: Mapping[str, Any]) -> None:
         for timing in crossover["timings"]
     ]
     if rows:
+        click.echo()
         print_table((">tokens", ">dense ms", ">hybrid ms", ">speedup", "calls take"), rows)
 
 
