@@ -73,7 +73,7 @@ def program_from_json(value: Any, tensors: Mapping[str, torch.Tensor]) -> Progra
     """
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise UsageError(
-            f"the graph is not of schema {SCHEMA}: it was written by another version of hcompile"
+            f"the graph is not of schema {SCHEMA}, another version of hcompile wrote it: write the artifact again"
         )
     try:
         graph = _graph_from_json(value["nodes"], tensors)

@@ -100,3 +100,31 @@ def tiny_module(tiny_hybrid: Program, tiny_lowered: Lowered) -> CompiledModule:
     from hcompile.runtime.module import CompiledModule
 
     return CompiledModule(tiny_hybrid, tiny_lowered, Crossover(32), length_axis(tiny_hybrid))
+
+
+@pytest.fixture(scope="session")
+def tiny_artifact(tiny_hybrid: Program, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_hybrid` as an artifact tuned on this machine: hybrid from 32 tokens on. Copy it to change it."""
+    from hcompile.artifact.write import write_artifact
+    from hcompile.codegen import get_backend
+    from hcompile.runtime.crossover import Crossover
+    from hcompile.runtime.dispatch import safe_tables
+    from hcompile.runtime.inputs import length_axis
+    from hcompile.versions import library_versions
+
+    path = tmp_path_factory.mktemp("artifact") / "tiny.hcm"
+    facts = {
+        "versions": library_versions(),
+        "source": "tiny",
+        "kind": "transformers",
+        "dtype": "float32",
+        "backend": "tvm_cpu",
+        "device": get_backend("tvm_cpu").device().to_json(),
+        "linear_library": "default",
+        "length_axis": length_axis(tiny_hybrid),
+        "crossover": Crossover(32).to_json(),
+        "certificate": None,
+        "notes": {},
+    }
+    write_artifact(path, tiny_hybrid, None, safe_tables(tiny_hybrid, "tvm_cpu"), facts)
+    return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from hcompile.artifact.manifest import (
     Manifest,
     file_sha256,
 )
-from hcompile.errors import UsageError
+from hcompile.errors import KernelError, UsageError
 from hcompile.left import LeftDense
 from hcompile.plan import Plan
 from hcompile.site import Site
@@ -77,7 +78,6 @@ def read_program(path: str | Path, manifest: Manifest) -> tuple[Program, Program
     Raises:
         UsageError: a file is damaged, or a graph holds what artifacts may not hold.
     """
-    import hcompile.operator  # noqa: F401  registers the operator that the graph names
     from hcompile.program_json import program_from_json
 
     path = Path(path)
@@ -87,6 +87,8 @@ def read_program(path: str | Path, manifest: Manifest) -> tuple[Program, Program
     if program.plan is None:
         raise UsageError(f"{path / GRAPH}: it holds no plan; write the artifact again")
     original = program_from_json(_read_json(path / ORIGINAL), tensors) if ORIGINAL in manifest.files else None
+    if program.guards and original is None:
+        raise UsageError(f"{path}: its guards want {ORIGINAL}, which is missing; write the artifact again")
     return program, original
 
 
@@ -163,23 +165,20 @@ def open_artifact(path: str | Path) -> Opened:
     """Load an artifact with its parts; see `load`."""
     from hcompile.codegen import get_backend
     from hcompile.runtime.crossover import Crossover
-    from hcompile.runtime.dispatch import safe_tables
-    from hcompile.runtime.module import CompiledModule, Lowered
+    from hcompile.runtime.module import CompiledModule
 
     manifest = read_manifest(path)
-    program, original = read_program(path, manifest)
-    tables, library = read_tables(path), manifest.linear_library
+    try:
+        program, original = read_program(path, manifest)
+        tables = read_tables(path)
+        _check_fit(path, manifest, program, tables)
+    except UsageError:
+        if read_manifest(path) == manifest:
+            raise
+        return open_artifact(path)  # it was replaced meanwhile
     device = get_backend(manifest.backend).device()
-    if device.to_json() != manifest.device:
-        tables, library = safe_tables(program, manifest.backend), "default"
-        warnings.warn(
-            f"{path}: tuned on {_machine(manifest.device)}, running on {device.model} with safe schedules; "
-            f"`hcompile tune {path}` finds better ones",
-            TuningWarning,
-            stacklevel=3,
-        )
-    lowered = Lowered.of(program, original, tables, manifest.backend, library)
-    crossover = Crossover.from_json(dict(manifest.crossover))
+    lowered, library = _lower(path, manifest, program, original, tables, device)
+    crossover = Crossover.from_json(manifest.crossover)
     module = CompiledModule(program, lowered, crossover, manifest.length_axis, manifest.certificate)
     return Opened(manifest, program, lowered, module, device, library)
 
@@ -198,14 +197,57 @@ def load(path: str | Path) -> CompiledModule:
     return open_artifact(path).module
 
 
-def _machine(device: Any) -> str:
-    return "no machine" if device is None else str(device.get("model", device))
+def _check_fit(
+    path: str | Path, manifest: Manifest, program: Program, tables: Mapping[str, ScheduleTable]
+) -> None:
+    from hcompile.passes.linear import LIBRARIES
+
+    shapes = [spec.shape for spec in program.inputs]
+    axis = manifest.length_axis
+    if axis is not None and (axis[0] >= len(shapes) or axis[1] >= len(shapes[axis[0]])):
+        raise UsageError(f"{path}: length_axis {list(axis)} is no axis of an input; write the artifact again")
+    if manifest.linear_library not in LIBRARIES:
+        raise UsageError(
+            f"{path}: linear library {manifest.linear_library!r} is unknown; write the artifact again"
+        )
+    if unknown := sorted(set(tables) - {site.name for site in program.sites}):
+        raise UsageError(f"{path}: schedules of {unknown[0]!r}, which is no site; write the artifact again")
+
+
+def _lower(
+    path: str | Path,
+    manifest: Manifest,
+    program: Program,
+    original: Program | None,
+    tables: Mapping[str, ScheduleTable],
+    device: Device,
+) -> tuple[Lowered, str]:
+    """Return the lowered program and its linear library: as tuned if that fits this machine, else as is safe."""
+    from hcompile.runtime.dispatch import safe_tables
+    from hcompile.runtime.module import Lowered
+
+    if device.to_json() == manifest.device:
+        library = manifest.linear_library
+        try:
+            return Lowered.of(program, original, tables, manifest.backend, library), library
+        except KernelError as error:
+            reason = f"its schedules do not build here ({error}), running"
+    else:
+        made_on = "no machine" if manifest.device is None else manifest.device.get("model")
+        reason = f"tuned on {made_on}, running on {device.model}"
+    warnings.warn(
+        f"{path}: {reason} with safe schedules; `hcompile tune {path}` finds better ones",
+        TuningWarning,
+        stacklevel=4,
+    )
+    tables = safe_tables(program, manifest.backend)
+    return Lowered.of(program, original, tables, manifest.backend, "default"), "default"
 
 
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: cannot be read as JSON ({error}); write the artifact again") from error
 
 

@@ -5,9 +5,14 @@ The hashes show damage and mixed-up files. They are no signature: whoever can ch
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
+
+from hcompile.checks import check_int, check_object, check_sha256, check_text, shown
+from hcompile.runtime.crossover import Crossover
 
 SCHEMA = 1
 MANIFEST, GRAPH, ORIGINAL, SCHEDULES, WEIGHTS = (
@@ -17,6 +22,8 @@ MANIFEST, GRAPH, ORIGINAL, SCHEDULES, WEIGHTS = (
     "schedules.json",
     "weights.safetensors",
 )
+NAMES = frozenset({MANIFEST, GRAPH, ORIGINAL, SCHEDULES, WEIGHTS})
+"""All that an artifact's folder may hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +61,48 @@ class Manifest:
     notes: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        if not {GRAPH, SCHEDULES, WEIGHTS} <= set(self.files) <= {GRAPH, ORIGINAL, SCHEDULES, WEIGHTS}:
+        for name in ("source", "kind", "dtype", "backend", "linear_library"):
+            check_text(name, getattr(self, name), 4096)
+        if not self.backend.isidentifier():
+            # A backend elsewhere is imported by name: an artifact must not choose code to run.
+            raise ValueError(f"backend {shown(self.backend)} is not one of hcompile's own")
+        for name in ("versions", "device", "crossover", "certificate", "aliases", "files", "notes"):
+            value = getattr(self, name)
+            if not isinstance(value, Mapping) and (
+                value is not None or name not in ("device", "certificate")
+            ):
+                raise ValueError(f"{name} is {shown(value)}, wanted an object")
+        for name, stored in self.aliases.items():
+            check_text(f"tensor that {name} stands for", stored)
+        if self.length_axis is not None:
+            for place in self.length_axis:
+                check_int("length_axis", place)
+        if not {GRAPH, SCHEDULES, WEIGHTS} <= set(self.files) <= NAMES - {MANIFEST}:
             raise ValueError(
                 f"an artifact holds {GRAPH}, {SCHEDULES} and {WEIGHTS}, this one {sorted(self.files)}"
             )
+        for name, digest in self.files.items():
+            check_sha256(name, digest)
+        Crossover.from_json(self.crossover)
 
     def to_json(self) -> dict[str, Any]:
         return {"schema": SCHEMA, **asdict(self)}
 
     @classmethod
     def from_json(cls, value: Any) -> Manifest:
-        """Raises: ValueError, TypeError or KeyError when `value` is no manifest of this schema."""
-        if not isinstance(value, dict) or value.get("schema") != SCHEMA:
-            raise ValueError(
-                f"it is of schema {value.get('schema') if isinstance(value, dict) else None}, not {SCHEMA}"
-            )
-        fields = {name: item for name, item in value.items() if name != "schema"}
-        axis = fields.get("length_axis")
-        return cls(**{**fields, "length_axis": None if axis is None else (int(axis[0]), int(axis[1]))})
+        """Raises: ValueError or TypeError when `value` is no manifest of this schema."""
+        schema = value.get("schema") if isinstance(value, dict) else None
+        if schema != SCHEMA:
+            raise ValueError(f"it is of schema {shown(schema)}, this hcompile reads {SCHEMA}")
+        found = dict(check_object("it", value, ("schema", *(field.name for field in fields(cls)))))
+        del found["schema"]
+        if found["length_axis"] is not None:
+            index, axis = found["length_axis"]
+            found["length_axis"] = (index, axis)
+        return cls(**found)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 (hex) of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from hcompile.artifact.manifest import GRAPH, MANIFEST, ORIGINAL, SCHEDULES, WEIGHTS, Manifest
+from hcompile.artifact.manifest import (
+    GRAPH,
+    MANIFEST,
+    NAMES,
+    ORIGINAL,
+    SCHEDULES,
+    WEIGHTS,
+    Manifest,
+    file_sha256,
+)
+from hcompile.artifact.replace import replacing, sync
 from hcompile.errors import EnvironmentFault, UsageError
 from hcompile.program import Program
-from hcompile.program_json import program_to_json
+from hcompile.program_json import program_from_json, program_to_json
 from hcompile.runtime.dispatch import ScheduleTable
 
 
 def check_target(path: Path) -> None:
     """Raise UsageError or EnvironmentFault before the work, not after it, if no artifact can be written to `path`."""
-    if path.exists() and not (path / MANIFEST).is_file():
-        raise UsageError(f"{path}: exists and is no artifact; choose another output or remove it")
+    if path.exists():
+        found = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+        if MANIFEST not in found:
+            raise UsageError(f"{path}: exists and is no artifact; choose another output or remove it")
+        if others := sorted(found - NAMES):
+            raise UsageError(
+                f"{path}: holds {others[0]}, which is no part of an artifact; choose another output"
+            )
     parent = path.absolute().parent
     if not parent.is_dir():
         raise UsageError(f"{parent}: no such folder for the output; create it first")
@@ -53,7 +66,6 @@ def write_artifact(
         EnvironmentFault: the disk is full or cannot be written; nothing is left behind.
     """
     check_target(path)
-    target = path.absolute()
     documents = {
         GRAPH: program_to_json(program),
         SCHEDULES: {name: table.to_json() for name, table in tables.items()},
@@ -61,32 +73,23 @@ def write_artifact(
     if original is not None:
         documents[ORIGINAL] = program_to_json(original)
     tensors = {**({} if original is None else original.tensors), **program.tensors}
+    for name in documents.keys() - {SCHEDULES}:
+        program_from_json(documents[name], tensors)  # what could not be read is not written
     stored, aliases = _without_aliases(tensors)
-    folder = None
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        for name, document in documents.items():
-            _write(folder / name, json.dumps(document, separators=(",", ":"), allow_nan=False).encode())
-        _write_weights(folder / WEIGHTS, stored)
-        files = {name: file_sha256(folder / name) for name in [*documents, WEIGHTS]}
-        manifest = Manifest(**facts, aliases=aliases, files=files)
-        _write(folder / MANIFEST, json.dumps(manifest.to_json(), indent=1, allow_nan=False).encode())
-        folder.chmod(0o755)
-        _exchange(folder, target)
+        with replacing(path.resolve()) as folder:
+            for name, document in documents.items():
+                _write_json(folder / name, document)
+            _write_weights(folder / WEIGHTS, stored)
+            files = {name: file_sha256(folder / name) for name in [*documents, WEIGHTS]}
+            manifest = Manifest(**facts, aliases=aliases, files=files)
+            _write_json(folder / MANIFEST, manifest.to_json())
     except OSError as error:
+        reason = error.strerror or error
         raise EnvironmentFault(
-            f"{path}: the artifact could not be written ({error}); free space or choose another place"
+            f"{path}: the artifact could not be written ({reason}); free space or choose another place"
         ) from error
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
     return manifest
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 (hex) of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _without_aliases(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -110,11 +113,9 @@ def _without_aliases(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, tor
     return stored, aliases
 
 
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+def _write_json(path: Path, document: Any) -> None:
+    path.write_text(json.dumps(document, separators=(",", ":"), allow_nan=False))
+    sync(path)
 
 
 def _write_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -125,19 +126,4 @@ def _write_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         save_file(dict(tensors), path)
     except SafetensorError as error:
         raise OSError(str(error)) from error
-
-
-def _exchange(folder: Path, target: Path) -> None:
-    """Put `folder` in the place of `target`; readers see the old artifact or the new one, or for an instant none."""
-    if target.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-        target.rename(old / "artifact")
-        try:
-            folder.rename(target)
-        except OSError:
-            (old / "artifact").rename(target)
-            raise
-        finally:
-            shutil.rmtree(old, ignore_errors=True)
-    else:
-        folder.rename(target)
+    sync(path)

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from hcompile.checks import check_int, check_number, check_object
+
 # The hybrid graph must win by more than the timer's noise before short inputs leave the dense graph.
 _LEAST_GAIN = 0.98
 
@@ -17,6 +19,11 @@ class Timing:
     length: int
     dense_us: float
     hybrid_us: float
+
+    def __post_init__(self) -> None:
+        check_int("crossover: length", self.length, 1)
+        check_number("crossover: dense_us", self.dense_us)
+        check_number("crossover: hybrid_us", self.hybrid_us)
 
     def to_json(self) -> dict[str, Any]:
         return {"length": self.length, "dense_us": self.dense_us, "hybrid_us": self.hybrid_us}
@@ -32,6 +39,10 @@ class Crossover:
 
     hybrid_from: int | None
     timings: tuple[Timing, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.hybrid_from is not None:
+            check_int("crossover: hybrid_from", self.hybrid_from)
 
     @classmethod
     def of(cls, timings: Iterable[Timing]) -> Crossover:
@@ -51,6 +62,7 @@ class Crossover:
         return {"hybrid_from": self.hybrid_from, "timings": [timing.to_json() for timing in self.timings]}
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Crossover:
-        """Raises: KeyError or TypeError when `value` is no crossover."""
-        return cls(value["hybrid_from"], tuple(Timing(**timing) for timing in value["timings"]))
+    def from_json(cls, value: Any) -> Crossover:
+        """Raises: ValueError or TypeError when `value` is no crossover."""
+        fields = check_object("crossover", value, ("hybrid_from", "timings"))
+        return cls(fields["hybrid_from"], tuple(Timing(**timing) for timing in fields["timings"]))

@@ -39,7 +39,8 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[Program]:
 
     def record(program: Program, tensors: list[torch.Tensor]) -> Callable[..., Any]:
         compiled.append(program)
-        return real(program, tensors)
+        done: Callable[..., Any] = real(program, tensors)
+        return done
 
     monkeypatch.setattr(inductor, "_compile", record)
     return compiled
