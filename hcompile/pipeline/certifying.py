@@ -63,7 +63,9 @@ def text_encoder(program: Program, interface: Interface, source: str) -> Encoder
     if interface.tokens is None:
         return None
     folder = Path(source)
-    return encoder_of(folder if folder.is_dir() else None, vocabulary(program, program.inputs[interface.tokens].name))
+    return encoder_of(
+        folder if folder.is_dir() else None, vocabulary(program, program.inputs[interface.tokens].name)
+    )
 
 
 def _dense(lowered: Lowered, interface: Interface) -> Call:
