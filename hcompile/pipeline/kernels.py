@@ -73,7 +73,9 @@ class PlanKernels:
 
     def any_table(self) -> dict[str, ScheduleTable]:
         """Return one tuned schedule for every node, good enough to measure the quality of any plan."""
-        return {site.name: ScheduleTable.single(self._schedules[self._shape(site)][-1]) for site in self.sites}
+        return {
+            site.name: ScheduleTable.single(self._schedules[self._shape(site)][-1]) for site in self.sites
+        }
 
     def node_times(self, plan: Plan, length: int) -> tuple[NodeTime, ...]:
         """Return the predicted and the measured time of every node at `length` tokens (rounded up to a bucket)."""
