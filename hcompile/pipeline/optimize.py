@@ -83,7 +83,9 @@ def optimize(request: OptimizeRequest, progress: Progress = quiet) -> OptimizeRe
         else:
             outcome = "hybrid"
             with stages("crossover"):
-                crossover = measure_crossover(compiled.program, compiled.lowered, job.axis, progress, request.seed)
+                crossover = measure_crossover(
+                    compiled.program, compiled.lowered, job.axis, progress, request.seed
+                )
     with stages("write"):
         kept = certificate if outcome == "hybrid" else None
         _write_artifact(job, compiled, crossover, kept)
@@ -131,7 +133,9 @@ def _certify(job: Job, compiled: _Compiled, memory: StoredMemory, progress: Prog
     return certificate
 
 
-def _write_artifact(job: Job, compiled: _Compiled, crossover: Crossover, certificate: Certificate | None) -> None:
+def _write_artifact(
+    job: Job, compiled: _Compiled, crossover: Crossover, certificate: Certificate | None
+) -> None:
     facts = {
         "versions": library_versions(),
         "source": job.model.source,
@@ -155,7 +159,9 @@ def _write_plan(path: Path, plan: Plan) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise EnvironmentFault(f"{path}: the plan could not be written ({error}); choose another place") from error
+        raise EnvironmentFault(
+            f"{path}: the plan could not be written ({error}); choose another place"
+        ) from error
 
 
 def _report(
