@@ -90,7 +90,9 @@ def test_only_tensors_that_the_graph_names_are_bound(small: Program, document: d
 
 @pytest.mark.parametrize("schema", [0, 2, "1", None])
 def test_another_schema_is_named(small: Program, document: dict[str, Any], schema: Any) -> None:
-    with pytest.raises(UsageError, match="the graph is not of schema 1, another version of hcompile wrote it"):
+    with pytest.raises(
+        UsageError, match="the graph is not of schema 1, another version of hcompile wrote it"
+    ):
         program_from_json(changed(document, schema=schema), small.tensors)
 
 
