@@ -38,6 +38,8 @@ _USED_UP = 0.97
 _AIM, _MORE_CAREFUL, _LAST_AIM = 0.985, 0.97, 0.8
 """Share of the limit that proposals aim at, the factor on it after each one that failed, and the share that the last
 trial aims at when nothing holds yet."""
+_STEP_DOWN, _SMALLEST = 0.9, 1e-3
+"""Factor on the allowed degradation while it gives a plan that is known not to hold, and where that ends."""
 _CROWDING = 2.0
 """Factor on the curvature around a measured plan: many units change at once there, each against the old plan. Of the
 factors 1 and 2, and of 0, 0.5 and 1 standard errors added to the slope, 2 alone gave the best plans."""
@@ -96,12 +98,13 @@ class Repair:
     def run(self, scores: Scores, expand_around: Callable[[Plan], Scores]) -> Trial | None:
         """Return the fastest accepted plan, None when none but the dense one holds."""
         start = self._limit / _HEADROOM / _STRENGTHENING
-        self._search("profile", scores, scores.curvature, start, lambda trial: _near(trial, self._limit))
+        self._search("profile", scores, scores.curvature, start, self._near)
         around = min(self.trials, key=lambda trial: abs(trial.likely_bound - self._limit), default=None)
         if around is not None and not self._spent():
             refined = expand_around(around.plan)
             cost = _sum(refined.slope, refined.curvature, _CROWDING)
-            start = refined.base * _AIM * self._limit / around.likely_bound
+            if refined.base > 0 and around.likely_bound > 0:
+                start = refined.base * _AIM * self._limit / around.likely_bound
             self._search("refine", refined, cost, start, self._used_up)
         accepted = [trial for trial in self.trials if trial.accepted]
         return min(accepted, key=lambda trial: trial.latency_us, default=None)
@@ -122,8 +125,12 @@ class Repair:
                 # Only the dense plan is left: there is nothing to measure.
                 return
             plan = plan_of(self._units, choice)
-            if any(plan == trial.plan for trial in self.trials):
-                return
+            known = next((trial for trial in self.trials if trial.plan == plan), None)
+            if known is not None:
+                if known.accepted or held > 0 or allowed < _SMALLEST * self._limit:
+                    return
+                allowed *= _STEP_DOWN
+                continue
             predicted = scores.base + sum(row[option] for row, option in zip(cost, choice, strict=True))
             trial = self._try(stage, plan, choice, predicted)
             if enough(trial):
@@ -151,16 +158,17 @@ class Repair:
         failed = sum(trial.stage == stage and not trial.accepted for trial in self.trials)
         return _AIM * _MORE_CAREFUL ** max(0, failed - 1)
 
+    def _near(self, trial: Trial) -> bool:
+        """Whether scores around this plan are worth taking; half of the trials are kept for what they propose."""
+        near = _NEAR[0] * self._limit <= trial.likely_bound <= _NEAR[1] * self._limit
+        return near or len(self.trials) >= self._effort.trials // 2
+
     def _used_up(self, trial: Trial) -> bool:
         return trial.accepted and trial.likely_bound >= _USED_UP * self._limit
 
     def _spent(self) -> bool:
         late = self._deadline is not None and self._clock() >= self._deadline
         return late or len(self.trials) >= self._effort.trials
-
-
-def _near(trial: Trial, limit: float) -> bool:
-    return _NEAR[0] * limit <= trial.likely_bound <= _NEAR[1] * limit
 
 
 def _sum(

@@ -115,6 +115,19 @@ def test_a_budget_out_of_reach_gives_no_plan() -> None:
     assert repair_of(world).run(world.scores(), world.expand) is None
 
 
+def test_windows_that_lose_nothing_are_taken() -> None:
+    world = World(strength=0.0)
+    best = repair_of(world).run(world.scores(), world.expand)
+    assert best is not None and best.measured == 0.0
+
+
+def test_half_of_the_trials_are_kept_for_scores_around_a_plan() -> None:
+    world = World(strength=1000.0)
+    repair = repair_of(world)
+    repair.run(world.scores(), world.expand)
+    assert sum(trial.stage == "profile" for trial in repair.trials) <= 3 and len(world.expanded) == 1
+
+
 def test_the_time_limit_stops_new_measurements() -> None:
     world = World()
     repair = repair_of(world, effort=Effort(time_limit_s=10), clock=[0.0, 1.0, 50.0])
