@@ -103,6 +103,16 @@ def test_large_scores(kernel: tuple[Kernel, torch.dtype, int]) -> None:
     assert_right(call, call.run(run))
 
 
+@pytest.mark.parametrize("name", ["q", "k", "v"])
+def test_a_nan_shows_in_the_outputs_that_see_it(kernel: tuple[Kernel, torch.dtype, int], name: str) -> None:
+    run, dtype, head_dim = kernel
+    call = make_call([(10, 0)], 100, 100, head_dim=head_dim, dtype=dtype)
+    getattr(call, name)[0, 0, 50, 3] = float("nan")
+    nan = call.run(run).isnan().any(-1)[0, 0]
+    assert nan[50] and (name == "q" or nan[50:60].all())
+    assert not nan[96:].any()  # Queries of the same tile that do not see a NaN value may show it too.
+
+
 local_heads = st.tuples(st.integers(1, 120), st.integers(0, 40))
 
 

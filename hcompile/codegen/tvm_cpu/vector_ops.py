@@ -42,13 +42,13 @@ def wide(value: Any, lanes: int) -> Any:
 
 
 def exp2(x: Any, lanes: int) -> Any:
-    """Return 2 ** x for x <= 0 in float32, within 2e-7; exactly 0 for x <= -127."""
+    """Return 2 ** x for x <= 0 in float32, within 2e-7; exactly 0 for x <= -127, NaN for NaN."""
 
     def const(value: float) -> Any:
         return wide(T.float32(value), lanes)
 
     as_int, as_float = f"int32x{lanes}", f"float32x{lanes}"
-    x = T.Bind(T.max(x, const(-127.0)))
+    x = T.Bind(T.max(const(-127.0), x))  # In this order a NaN stays.
     shifted = T.Bind(
         T.reinterpret(as_int, x + const(_ROUND))
     )  # As integers, so that TVM does not cancel the constant.
