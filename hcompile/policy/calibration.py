@@ -25,7 +25,7 @@ _SEPARATOR = b"\n\n"
 class Counts:
     """Documents for each use."""
 
-    profile: int = 8
+    profile: int = 6
     repair: int = 24
     certify: int = 48
 

@@ -16,7 +16,7 @@ MENU = tuple(
     Local(window, sinks)
     for sinks, windows in (
         (16, (64, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)),
-        (64, (64, 128, 256, 512, 1024, 2048)),
+        (64, (64, 128, 256, 512)),
     )
     for window in windows
 )

@@ -43,8 +43,8 @@ def digests(splits: Splits) -> list[str]:
 
 def test_splits_share_no_document(tmp_path: Path) -> None:
     splits = load_splits(write_texts(tmp_path / "t", 130, 40), text_interface(), BYTES, 32)
-    assert (len(splits.profile), len(splits.repair), len(splits.certify)) == (8, 24, 48)
-    assert len(set(digests(splits))) == 80
+    assert (len(splits.profile), len(splits.repair), len(splits.certify)) == (6, 24, 48)
+    assert len(set(digests(splits))) == 78
 
 
 def test_splits_depend_on_the_seed_and_on_nothing_else(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_empty_text_is_refused(tmp_path: Path) -> None:
 def test_verify_names_the_data_of_the_certificate_alone(tmp_path: Path) -> None:
     calib, verify = write_texts(tmp_path / "c", 40, 40), write_texts(tmp_path / "v", 64, 40)
     splits = load_splits(calib, text_interface(), BYTES, 32, verify=verify)
-    assert len(splits.certify) == 48 and len(splits.repair) + len(splits.profile) == 32
+    assert len(splits.certify) == 48 and len(splits.repair) + len(splits.profile) == 30
     assert all(bytes(d.tensors["input_ids"].tolist()).startswith(b"v ") for d in splits.certify)
     assert (splits.source, splits.domain) == (calib, verify)
 
