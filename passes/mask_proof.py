@@ -214,7 +214,7 @@ def _cone(root: Node, cut: tuple[Node, ...]) -> list[Node]:
 def _entry(root: Node, cut: tuple[Node, ...], shape: Shape) -> Node | None:
     """Return the node through which padding enters, or None where the mask depends on no input."""
     cone = _cone(root, cut)
-    inputs = [node.name for node in cone if node.op == "placeholder"]
+    inputs = [node for node in cone if node.op == "placeholder"]
     if not inputs:
         return None
     for node in cone:
@@ -224,4 +224,10 @@ def _entry(root: Node, cut: tuple[Node, ...], shape: Shape) -> Node | None:
             rest = _cone(root, (*cut, node)) if node is not root else []
             if not any(other.op == "placeholder" for other in rest):
                 return node
-    raise NotUnderstood(f"its mask depends on {', '.join(inputs)} in another way than padding of keys")
+    names = ", ".join(node.name for node in inputs)
+    if all(node.meta["val"].dim() == 2 for node in inputs):
+        raise NotUnderstood(
+            f"its mask depends on {names}, which the export does not tie to the batch and length of its queries, "
+            "or in another way than padding of keys"
+        )
+    raise NotUnderstood(f"its mask depends on {names} in another way than padding of keys")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hcompile.errors import UsageError
+from hcompile.errors import EnvironmentFault, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +53,7 @@ def load_model(
 
     Raises:
         UsageError: there is no such path, or what is there cannot be used; the message says why.
+        EnvironmentFault: the folder needs transformers, which is not installed.
         HCompileError: the program does not compute what the model computes.
     """
     if dtype is not None and dtype not in DTYPES:
@@ -80,7 +81,12 @@ def load_module(module: torch.nn.Module, example: Example, source: str = "module
 def _load_folder(path: Path, dtype: str | None) -> ImportedModel:
     import torch
 
-    from hcompile.frontend.transformers_folder import load_folder
+    try:
+        from hcompile.frontend.transformers_folder import load_folder
+    except ModuleNotFoundError as error:
+        raise EnvironmentFault(
+            f"{path} needs {error.name}: install it with pip install 'hcompile[transformers]'"
+        ) from error
 
     program = load_folder(path, None if dtype is None else getattr(torch, dtype))
     return ImportedModel(program, "transformers", str(path))

@@ -88,7 +88,8 @@ def load_folder(path: Path, dtype: torch.dtype | None = None) -> Program:
             cannot be exported.
         HCompileError: the program does not compute what the model computes.
     """
-    return import_model(_load_model(path, dtype), str(path))
+    with _quiet():
+        return import_model(_load_model(path, dtype), str(path))
 
 
 def import_model(model: PreTrainedModel, source: str) -> Program:
@@ -181,12 +182,22 @@ def _call_of(model: PreTrainedModel, source: str) -> _Call:
             f"{source}: {type(model).__name__} is not called with input_ids and attention_mask alone; "
             "give the part to optimize as --model package.module:factory"
         )
-    positions = getattr(config, "max_position_embeddings", None) or _UNLIMITED
+    positions = _positions(model)
     length = min(_EXAMPLE_LENGTH, positions)
     ids = torch.ones(_EXAMPLE_BATCH, length, dtype=torch.int64)
     sizes = {0: batch, 1: Dim("sequence", min=1, max=positions)}
     example = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     return _Call(_Text, example, dict.fromkeys(example, sizes), positions)
+
+
+def _positions(model: PreTrainedModel) -> int:
+    """Return the longest sequence that the model's table of positions serves."""
+    limits = [getattr(model.config.get_text_config(), "max_position_embeddings", None) or _UNLIMITED]
+    for name, table in model.named_modules():
+        # RoBERTa and its kin count positions from behind the padding's.
+        if name.endswith("position_embeddings") and getattr(table, "padding_idx", None) is not None:
+            limits.append(table.num_embeddings - table.padding_idx - 1)
+    return min(limits)
 
 
 def _load_model(path: Path, dtype: torch.dtype | None) -> PreTrainedModel:
@@ -196,7 +207,7 @@ def _load_model(path: Path, dtype: torch.dtype | None) -> PreTrainedModel:
             f"{path}: no safetensors there, and other weights are pickles, which are never read; "
             "save the model again with save_pretrained"
         )
-    with _one_line(path, "be loaded"), _without_progress_bars():
+    with _one_line(path, "be loaded"):
         model, found = kind.from_pretrained(
             path,
             dtype="auto" if dtype is None else dtype,
@@ -251,13 +262,16 @@ def _keys(value: Any) -> set[str]:
 
 
 @contextlib.contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    shown = transformers_logging.is_progress_bar_enabled()
+def _quiet() -> Iterator[None]:
+    """Keep transformers' progress bars and remarks off stderr; what goes wrong is raised."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
             transformers_logging.enable_progress_bar()
 
 

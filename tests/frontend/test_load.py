@@ -88,6 +88,16 @@ def test_a_module_keeps_batch_and_length_dynamic() -> None:
         assert model.program.run(*example(batch, length).values())[0].shape == (batch, length, WIDTH)
 
 
+def test_sizes_that_a_module_fixes_stay_fixed() -> None:
+    class Fixed(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return (x + y) @ torch.ones(7, 2)
+
+    model = load_module(Fixed(), ((torch.ones(3, 7), torch.ones(3, 7)), {}))
+    assert [spec.shape[1] for spec in model.program.inputs] == [7, 7]
+    assert model.program.run(torch.ones(5, 7), torch.ones(5, 7))[0].shape == (5, 2)
+
+
 def test_a_module_without_attention_has_no_site() -> None:
     model = load_module(nn.Linear(WIDTH, WIDTH), ((example()["x"],), {}))
     assert (model.program.sites, model.program.left) == ((), ())
