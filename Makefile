@@ -17,8 +17,8 @@ COMPILED := build/byte-llama.hcm
 
 demo: $(INSTALLED)
 	mkdir -p build
-	$(BIN)/hcompile optimize $(EXAMPLE) --budget kl=0.003 --calib stdlib -o $(COMPILED)
-	$(BIN)/hcompile bench $(COMPILED)
+	$(BIN)/hcompile optimize $(EXAMPLE) --budget kl=0.003 --calib stdlib --lengths 1024,4096 -o $(COMPILED)
+	$(BIN)/hcompile bench $(COMPILED) --lengths 512,1024,4096
 
 test: lint
 	$(BIN)/pytest -q
