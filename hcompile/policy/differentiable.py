@@ -6,9 +6,7 @@ that would dominate the whole policy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +14,7 @@ import torch.nn.functional as F
 from hcompile.patterns import Dense, Pattern
 from hcompile.site import Site
 
-_LEAST_BLOCK, _LARGEST_BLOCK = 256, 1024
+_LEAST_BLOCK, _LARGEST_BLOCK = 128, 1024
 
 
 def attend(
@@ -43,7 +41,7 @@ def attend(
         if pattern == Dense():
             outs.append(F.scaled_dot_product_attention(*part, is_causal=site.causal, scale=site.scale))
         else:
-            outs.append(_Local.apply(*part, pattern, site))  # type: ignore[no-untyped-call]
+            outs.append(_local(*part, pattern, site))
         order += heads
     out = _heads(torch.cat(outs, dim=1), [order.index(head) for head in range(len(order))])
     return out.transpose(1, 2).contiguous().transpose(1, 2)
@@ -54,80 +52,49 @@ def _heads(value: torch.Tensor, heads: list[int]) -> torch.Tensor:
     return value if heads == list(range(value.shape[1])) else value.index_select(1, torch.tensor(heads))
 
 
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """Some queries, and the keys that they see: the first `sinks` ones and a range.
+def _local(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pattern: Pattern, site: Site) -> torch.Tensor:
+    """Return the output of heads that share one local pattern; all arguments and the result `[B, H, S, D]`.
 
-    Attributes:
-        visible: bool `[queries, keys]`, over the sinks and then the range.
+    The queries become blocks, and the blocks a batch: each sees the sinks and the keys around it.
     """
-
-    queries: slice
-    sinks: slice
-    near: slice
-    visible: torch.Tensor
-
-
-def _blocks(pattern: Pattern, length: int, causal: bool) -> Iterator[_Block]:
     window, sinks = pattern.params()
+    batch, heads, length, head_dim = q.shape
+    sinks = min(sinks, length)
     size = min(max(window, _LEAST_BLOCK), _LARGEST_BLOCK)
-    start = torch.zeros((), dtype=torch.int64)
-    for first in range(0, length, size):
-        last = min(length, first + size)
-        low = max(0, first - window + 1)
-        high = last if causal else min(length, last + window - 1)
-        if low < sinks:
-            # The sinks reach into the window, or (in bidirectional attention) past it: one range holds both.
-            low, high = 0, high if causal else max(high, min(sinks, length))
-        far = min(sinks, low)
-        keys = torch.cat([torch.arange(far), torch.arange(low, high)])
-        position = torch.arange(first, last)[:, None]
-        visible = pattern.visible(position, keys, start)
-        if causal:
-            visible = visible & (keys <= position)
-        yield _Block(slice(first, last), slice(0, far), slice(low, high), visible)
+    blocks = -(-length // size)
+    before, after = window - 1, 0 if site.causal else window - 1
+    span = before + size + after
+
+    def around(value: torch.Tensor) -> torch.Tensor:
+        padded = F.pad(value, (0, 0, before, blocks * size - length + after))
+        near = padded.unfold(2, span, size).permute(0, 2, 1, 4, 3)
+        far = value[:, None, :, :sinks].expand(-1, blocks, -1, -1, -1)
+        return torch.cat([far, near], dim=3).flatten(0, 1)
+
+    def blocked(value: torch.Tensor) -> torch.Tensor:
+        padded = F.pad(value, (0, 0, 0, blocks * size - length))
+        return padded.unflatten(2, (blocks, size)).transpose(1, 2).flatten(0, 1)
+
+    visible = _visible(blocks, size, window, sinks, length, site.causal).repeat(batch, 1, 1)[:, None]
+    out = F.scaled_dot_product_attention(
+        blocked(q), around(k), around(v), attn_mask=visible, scale=site.scale
+    )
+    whole = out.unflatten(0, (batch, blocks)).transpose(1, 2).reshape(batch, heads, blocks * size, head_dim)
+    return whole[:, :, :length]
 
 
-def _seen(value: torch.Tensor, block: _Block) -> torch.Tensor:
-    return torch.cat([value[:, :, block.sinks], value[:, :, block.near]], dim=2)
-
-
-class _Local(torch.autograd.Function):
-    """Heads that share one local pattern, block by block; the gradient computes each block again."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pattern: Pattern, site: Site
-    ) -> torch.Tensor:
-        ctx.save_for_backward(q, k, v)
-        ctx.pattern, ctx.site = pattern, site
-        return torch.cat(
-            [
-                _softmax_av(q[:, :, block.queries], _seen(k, block), _seen(v, block), block, site)
-                for block in _blocks(pattern, q.shape[2], site.causal)
-            ],
-            dim=2,
-        )
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        q, k, v = ctx.saved_tensors
-        grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for block in _blocks(ctx.pattern, q.shape[2], ctx.site.causal):
-            inputs = [
-                part.detach().requires_grad_()
-                for part in (q[:, :, block.queries], _seen(k, block), _seen(v, block))
-            ]
-            with torch.enable_grad():
-                out = _softmax_av(inputs[0], inputs[1], inputs[2], block, ctx.site)
-            block_q, block_k, block_v = torch.autograd.grad(out, inputs, grad[:, :, block.queries])
-            grad_q[:, :, block.queries] = block_q
-            for whole, part in ((grad_k, block_k), (grad_v, block_v)):
-                far = block.sinks.stop
-                whole[:, :, block.sinks] += part[:, :, :far]
-                whole[:, :, block.near] += part[:, :, far:]
-        return grad_q, grad_k, grad_v, None, None
-
-
-def _softmax_av(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, block: _Block, site: Site) -> torch.Tensor:
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=block.visible, scale=site.scale)
+def _visible(blocks: int, size: int, window: int, sinks: int, length: int, causal: bool) -> torch.Tensor:
+    """Return what each query of each block sees of the sinks and of the keys around: bool `[blocks, size, keys]`."""
+    first = torch.arange(blocks)[:, None] * size
+    position = (first + torch.arange(size))[:, :, None]
+    after = 0 if causal else window - 1
+    near = (first + torch.arange(1 - window, size + after))[:, None, :]
+    distance = position - near
+    seen = (distance.abs() < window) & (near >= 0) & (near < length)
+    if causal:
+        seen = seen & (distance >= 0)
+    # A sink inside the window is there already.
+    to_sink = position - torch.arange(sinks)
+    seen_sinks = to_sink >= window if causal else to_sink.abs() >= window
+    # Queries past the end are cut away; they see something, since a softmax over nothing is NaN, gradients too.
+    return torch.cat([seen_sinks, seen], dim=2) | (position >= length)
