@@ -1,12 +1,12 @@
 /* Runs the generated tile function over every query tile of one attention call, on the caller's OpenMP pool.
  *
  * Compiled together with the tile object into one library, so that a kernel needs neither TVM nor its FFI at run time.
- * The build defines HC_BLOCK_Q (queries of a tile), HC_SCRATCH (floats of scratch), HC_ELEMENT (bytes of an element).
+ * The build defines HC_BLOCK_Q (queries of a tile), HC_SCRATCH (floats of scratch), HC_BOUNDS (int32s of scratch after
+ * them), HC_ELEMENT (bytes of an element), HC_PAIR (elements of a word in rows of Q and K) and HC_HEAD_DIM.
  */
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 
 /* The two structs of TVM's stable C ABI that the tile function reads (tvm/ffi/c_api.h, dlpack.h). */
 typedef struct {
@@ -32,8 +32,11 @@ enum { ANY_INT = 1, ANY_FLOAT = 3, ANY_POINTER = 4, ANY_TENSOR = 7 };
 
 int __tvm_ffi_tile(void *self, const Any *args, int32_t count, Any *result);
 
+#define EXPORT __attribute__((visibility("default")))
+#define HIDDEN __attribute__((visibility("hidden")))
+
 /* Called by the tile function when an argument has the wrong type, which the fixed list below never has. */
-__attribute__((visibility("hidden"))) void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **parts, int32_t count) {
+HIDDEN void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **parts, int32_t count) {
   (void)kind, (void)parts, (void)count;
 }
 
@@ -59,6 +62,7 @@ typedef struct {
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
+/* What a row of the mask leaves: the keys from the first to the last valid one, and whether some between are not. */
 static Valid scan(const uint8_t *row, int64_t length) {
   int64_t first = 0, end = length, count = 0;
   while (first < length && !row[first]) first++;
@@ -82,13 +86,15 @@ static void run_tile(Job *job, int64_t task, Any *a) {
   int64_t lo_a = valid.first, hi_a = most(lo_a, least(sink_end, key_end));
   int64_t lo_b = most(lo_a, p0 - window + 1), hi_b = most(lo_b, least(key_end, p1 + window));
   if (lo_b <= hi_a) hi_a = most(hi_a, hi_b), lo_b = hi_b;
-  a[1].value.p = (char *)c->q + HC_ELEMENT * (b * c->q_strides[0] + h * c->q_strides[1] + row0 * c->q_strides[2]);
-  a[2].value.p = (char *)c->k + HC_ELEMENT * (b * c->k_strides[0] + kv * c->k_strides[1]);
-  a[3].value.p = (char *)c->v + HC_ELEMENT * (b * c->v_strides[0] + kv * c->v_strides[1]);
-  a[4].value.p = (char *)c->out + HC_ELEMENT * (b * c->out_strides[0] + h * c->out_strides[1] + row0 * c->out_strides[2]);
+  const int64_t *q = c->q_strides, *k = c->k_strides, *v = c->v_strides, *out = c->out_strides;
+  /* The arguments in the order of `tile` in prim_func.py. */
+  a[1].value.p = (char *)c->q + HC_ELEMENT * (b * q[0] + h * q[1] + row0 * q[2]);
+  a[2].value.p = (char *)c->k + HC_ELEMENT * (b * k[0] + kv * k[1]);
+  a[3].value.p = (char *)c->v + HC_ELEMENT * (b * v[0] + kv * v[1]);
+  a[4].value.p = (char *)c->out + HC_ELEMENT * (b * out[0] + h * out[1] + row0 * out[2]);
   a[6].value.p = valid.holes ? (char *)c->key_mask + b * c->mask_stride : 0;
-  int64_t numbers[] = {c->q_strides[2] / HC_PAIR, c->k_strides[2] / HC_PAIR, c->v_strides[2], c->out_strides[2], rows, p0, lo_a, hi_a, lo_b, hi_b,
-                       window, least(sink_end, INT32_MAX), c->causal, valid.holes};
+  int64_t numbers[] = {q[2] / HC_PAIR, k[2] / HC_PAIR, v[2], out[2], rows, p0, lo_a, hi_a, lo_b, hi_b, window,
+                       least(sink_end, INT32_MAX), c->causal, valid.holes};
   for (int i = 0; i < 14; i++) a[7 + i].value.i = numbers[i];
   Any result = {0};
   if (__tvm_ffi_tile(0, a, 22, &result)) atomic_store(&job->failed, 1);
@@ -96,6 +102,8 @@ static void run_tile(Job *job, int64_t task, Any *a) {
 
 static void work(void *data) {
   Job *job = data;
+  int64_t task = atomic_fetch_add(&job->next, 1);
+  if (task >= job->tasks) return;
   float *scratch = aligned_alloc(64, (HC_SCRATCH * sizeof(float) + HC_BOUNDS * sizeof(int32_t) + 63) / 64 * 64);
   if (!scratch) {
     atomic_store(&job->failed, 1);
@@ -108,13 +116,11 @@ static void work(void *data) {
   for (int i = 1; i < 7; i++) args[i].type_index = ANY_POINTER;
   for (int i = 7; i < 21; i++) args[i].type_index = ANY_INT;
   args[21] = (Any){ANY_FLOAT, 0, {.f = job->call->scale * 1.4426950408889634}};
-  for (int64_t task; (task = atomic_fetch_add(&job->next, 1)) < job->tasks;) run_tile(job, task, args);
+  for (; task < job->tasks; task = atomic_fetch_add(&job->next, 1)) run_tile(job, task, args);
   free(scratch);
 }
 
 typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
-
-#define EXPORT __attribute__((visibility("default")))
 
 EXPORT const int hc_head_dim = HC_HEAD_DIM, hc_element = HC_ELEMENT, hc_pair = HC_PAIR;
 
@@ -127,8 +133,9 @@ EXPORT int hc_attention(const Call *c) {
   if (!valid) return 1;
   int32_t *order = (int32_t *)(valid + c->batch);
   const int32_t *params = (const int32_t *)c->head_params;
+  const uint8_t *mask = (const uint8_t *)c->key_mask;
   for (int64_t b = 0; b < c->batch; b++)
-    valid[b] = c->key_mask ? scan((const uint8_t *)c->key_mask + b * c->mask_stride, c->kv_len) : (Valid){0, (int32_t)c->kv_len, 0};
+    valid[b] = mask ? scan(mask + b * c->mask_stride, c->kv_len) : (Valid){0, (int32_t)c->kv_len, 0};
   for (int64_t h = 0; h < c->q_heads; h++) {
     int64_t at = h;
     for (; at > 0 && params[2 * order[at - 1]] < params[2 * h]; at--) order[at] = order[at - 1];
@@ -136,9 +143,9 @@ EXPORT int hc_attention(const Call *c) {
   }
   job.valid = valid;
   job.order = order;
-  unsigned threads = (unsigned)least(c->threads, job.tasks);
-  if (threads > 1 && c->parallel)
-    ((Parallel)c->parallel)(work, &job, threads, 0);
+  /* Always all threads: GNU's runtime ends and starts some when their number changes between regions. */
+  if (c->threads > 1 && job.tasks > 1 && c->parallel)
+    ((Parallel)c->parallel)(work, &job, (unsigned)c->threads, 0);
   else
     work(&job);
   free(valid);
