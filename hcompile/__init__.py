@@ -13,12 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hcompile.artifact.load import load
+    from hcompile.frontend.load import load_module
     from hcompile.pipeline.optimize import optimize
     from hcompile.pipeline.report import OptimizeReport
     from hcompile.pipeline.request import OptimizeRequest
     from hcompile.runtime.module import CompiledModule
 
-__all__ = ["CompiledModule", "OptimizeReport", "OptimizeRequest", "__version__", "load", "optimize"]
+__all__ = [
+    "CompiledModule",
+    "OptimizeReport",
+    "OptimizeRequest",
+    "__version__",
+    "load",
+    "load_module",
+    "optimize",
+]
 
 __version__ = "0.1.0"
 
@@ -27,6 +36,7 @@ _HOMES = {
     "OptimizeReport": "hcompile.pipeline.report",
     "OptimizeRequest": "hcompile.pipeline.request",
     "load": "hcompile.artifact.load",
+    "load_module": "hcompile.frontend.load",
     "optimize": "hcompile.pipeline.optimize",
 }
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from hcompile.codegen import get_backend
 from hcompile.errors import UsageError
-from hcompile.frontend.load import ImportedModel, load_model
+from hcompile.frontend.load import ImportedModel
 from hcompile.left import LeftDense
 from hcompile.passes.lower import lower_dense
 from hcompile.passes.sites import KEY_MASK
@@ -14,21 +14,18 @@ from hcompile.program import Program
 from hcompile.runtime.dispatch import compute_dtype
 
 
-def import_for(
-    backend: str, path: str, *, dtype: str | None, trust: bool, factory: str | None
-) -> ImportedModel:
-    """Import a model; attention that the backend has no kernel for goes back to torch's own and is named in `left`.
+def fit_to(backend: str, model: ImportedModel) -> ImportedModel:
+    """Return the model; attention that the backend has no kernel for goes back to torch's own, named in `left`.
 
     Raises:
-        UsageError: the model cannot be imported, or none of its attention can be rewritten; the message says why.
+        UsageError: none of the model's attention can be rewritten; the message says why.
     """
-    model = load_model(path, dtype=dtype, trust=trust, factory=factory)
     model = replace(model, program=_keep_supported(model.program, backend))
     if not model.program.sites:
         reasons = "; ".join(f"{left.name}: {left.reason}" for left in model.program.left[:3])
         why = f" ({reasons})" if reasons else ": no scaled dot-product attention was found in its graph"
         raise UsageError(
-            f"{path}: the model has no attention that can be rewritten{why}; `hcompile inspect` lists all"
+            f"{model.source}: the model has no attention that can be rewritten{why}; `hcompile inspect` lists all"
         )
     return model
 

@@ -10,10 +10,10 @@ from hcompile.artifact.write import check_target
 from hcompile.budget import Budget
 from hcompile.codegen import get_backend
 from hcompile.errors import EnvironmentFault, UsageError
-from hcompile.frontend.load import ImportedModel
+from hcompile.frontend.load import ImportedModel, load_model
 from hcompile.passes.linear import faster_library
 from hcompile.pipeline.choosing import read_plan, read_splits
-from hcompile.pipeline.importing import import_for
+from hcompile.pipeline.importing import fit_to
 from hcompile.pipeline.request import OptimizeRequest
 from hcompile.pipeline.tuning import default_lengths
 from hcompile.plan import Plan
@@ -67,8 +67,8 @@ class Job:
         return {"dtype": self.dtype, "linear_library": self.library, "device": self.device.to_json()}
 
 
-def prepare(request: OptimizeRequest) -> Job:
-    """Check a request, import its model and read its data.
+def prepare(request: OptimizeRequest, model: ImportedModel | None = None) -> Job:
+    """Check a request, import its model unless it is given, and read its data.
 
     Raises:
         UsageError: the request, the model or the data cannot be used.
@@ -76,9 +76,9 @@ def prepare(request: OptimizeRequest) -> Job:
     """
     budget = _budget(request)
     _check_output(request)
-    model = import_for(
-        request.backend, request.model, dtype=request.dtype, trust=request.trust, factory=request.factory
-    )
+    if model is None:
+        model = load_model(request.model, dtype=request.dtype, trust=request.trust, factory=request.factory)
+    model = fit_to(request.backend, model)
     program = model.program
     metric_of(budget.metric, request.metric).check(Interface.of(program), program.sites)
     axis = length_axis(program)

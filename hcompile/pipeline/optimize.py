@@ -10,6 +10,7 @@ from typing import Any
 
 from hcompile.artifact.write import write_artifact
 from hcompile.errors import EnvironmentFault
+from hcompile.frontend.load import ImportedModel
 from hcompile.passes.select import select
 from hcompile.pipeline.certifying import certify_lowered
 from hcompile.pipeline.choosing import Choice, choose
@@ -44,10 +45,15 @@ class _Compiled:
     nodes: tuple[NodeTime, ...]
 
 
-def optimize(request: OptimizeRequest, progress: Progress = quiet) -> OptimizeReport:
+def optimize(
+    request: OptimizeRequest, progress: Progress = quiet, *, model: ImportedModel | None = None
+) -> OptimizeReport:
     """Make a model faster within a quality budget, and write the artifact.
 
     Where no plan holds the budget, the artifact is the dense model and the report's outcome is "dense".
+
+    Args:
+        model: a model that is no file, such as `hcompile.load_module(net, example)`; `request.model` only names it.
 
     Raises:
         UsageError: the request, the model or the data cannot be used.
@@ -57,7 +63,7 @@ def optimize(request: OptimizeRequest, progress: Progress = quiet) -> OptimizeRe
     stages = Stages()
     with stages("import"):
         progress("import", 0, None)
-        job = prepare(request)
+        job = prepare(request, model)
     options = tune_options(request.trials, request.time_limit_s, request.seed)
     with open_db(request.db) as db, Tuner(request.backend, db, options) as tuner:
         memory = StoredMemory(db, job.program, job.facts)
