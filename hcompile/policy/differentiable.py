@@ -73,14 +73,15 @@ def _local(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pattern: Pattern, 
 
     def blocked(value: torch.Tensor) -> torch.Tensor:
         padded = F.pad(value, (0, 0, 0, blocks * size - length))
-        return padded.unflatten(2, (blocks, size)).transpose(1, 2).flatten(0, 1)
+        parts: torch.Tensor = padded.unflatten(2, (blocks, size))
+        return parts.transpose(1, 2).flatten(0, 1)
 
     visible = _visible(blocks, size, window, sinks, length, site.causal).repeat(batch, 1, 1)[:, None]
     out = F.scaled_dot_product_attention(
         blocked(q), around(k), around(v), attn_mask=visible, scale=site.scale
     )
-    whole = out.unflatten(0, (batch, blocks)).transpose(1, 2).reshape(batch, heads, blocks * size, head_dim)
-    return whole[:, :, :length]
+    parted: torch.Tensor = out.unflatten(0, (batch, blocks))
+    return parted.transpose(1, 2).reshape(batch, heads, blocks * size, head_dim)[:, :, :length]
 
 
 def _visible(blocks: int, size: int, window: int, sinks: int, length: int, causal: bool) -> torch.Tensor:
