@@ -20,9 +20,15 @@ def select(program: Program, plan: Plan) -> Program:
         plan.check(program.sites)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    tensors = dict(program.tensors)
-    graph = program.edit()
-    for site, node in program.attention_nodes(graph):
-        params = [pattern.params() for pattern in plan[site.name]]
-        tensors[arguments(node)[HEAD_PARAMS].target] = torch.tensor(params, dtype=torch.int32)
-    return program.with_graph(graph, tensors, plan=plan)
+    tensors = {**program.tensors, **plan_tensors(program, plan)}
+    return program.with_graph(program.edit(), tensors, plan=plan)
+
+
+def plan_tensors(program: Program, plan: Plan) -> dict[str, torch.Tensor]:
+    """Return a plan as the tensors that the program's attention nodes read: int32 `[Hq, 2]` by tensor name."""
+    return {
+        str(arguments(node)[HEAD_PARAMS].target): torch.tensor(
+            [pattern.params() for pattern in plan[site.name]], dtype=torch.int32
+        )
+        for site, node in program.attention_nodes()
+    }
