@@ -234,6 +234,9 @@ def _input_spec(node: Node) -> InputSpec:
         )
     shape: list[int | str] = []
     for size in value.shape:
+        if not isinstance(size, int) and size.node.expr.is_Integer:
+            # A size that the model turned out to fix.
+            size = int(size.node.expr)
         if not isinstance(size, int) and not size.node.expr.is_Symbol:
             raise UsageError(
                 f"a size of the model's input {node.name} is {size.node.expr}: "

@@ -101,8 +101,11 @@ def same_size(one: Size, other: Size) -> bool:
 
 
 def shape_of(node: Node) -> tuple[Size, ...]:
-    """Return the shape of a tensor node, symbols and all."""
-    return tuple(node.meta["val"].shape)
+    """Return the shape of a tensor node, symbols and all; sizes that turned out fixed are integers."""
+    return tuple(
+        size if isinstance(size, int) or not size.node.expr.is_Integer else int(size.node.expr)
+        for size in node.meta["val"].shape
+    )
 
 
 def operator_name(node: Node) -> str:

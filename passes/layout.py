@@ -138,7 +138,7 @@ def _readings(operand: Node, source: Node) -> Iterator[tuple[str, int, Size, Siz
     for layout, (rank, _) in _LAYOUTS.items():
         if value.dim() != rank:
             continue
-        size = dict(zip(layout.replace("(hd)", "e"), value.shape, strict=True))
+        size = dict(zip(layout.replace("(hd)", "e"), shape_of(source), strict=True))
         width = size.get("e", 0)
         count = size.get("h", width // head_dim if isinstance(width, int) else 0)
         if isinstance(count, int) and count > 0:

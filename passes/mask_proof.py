@@ -219,7 +219,7 @@ def _entry(root: Node, cut: tuple[Node, ...], shape: Shape) -> Node | None:
         return None
     for node in cone:
         value = node.meta["val"]
-        narrow = value.dim() == 2 and all(map(same_size, value.shape, (shape.batch, shape.length)))
+        narrow = value.dim() == 2 and all(map(same_size, shape_of(node), (shape.batch, shape.length)))
         if narrow and (value.dtype == torch.bool or node.op == "placeholder"):
             rest = _cone(root, (*cut, node)) if node is not root else []
             if not any(other.op == "placeholder" for other in rest):

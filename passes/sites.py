@@ -9,7 +9,7 @@ import torch
 from torch.fx import Graph, Node
 
 from hcompile.operator import attention
-from hcompile.passes.evaluate import operator_name
+from hcompile.passes.evaluate import concrete, operator_name
 from hcompile.passes.layout import MOVES
 from hcompile.plan import own_pattern
 from hcompile.program import SITE_META, Program
@@ -146,6 +146,6 @@ def _is_row_major(node: Node, output: Node) -> bool:
 
 def _site_of(node: Node, layer: int, window: int | None) -> Site:
     args = arguments(node)
-    _, q_heads, _, head_dim = args[Q].meta["val"].shape
-    kv_heads = args[K].meta["val"].shape[1]
+    q_shape, k_shape = args[Q].meta["val"].shape, args[K].meta["val"].shape
+    q_heads, kv_heads, head_dim = (int(concrete(size, {})) for size in (q_shape[1], k_shape[1], q_shape[3]))
     return Site(node.meta[SITE_META], layer, q_heads, kv_heads, head_dim, args[SCALE], args[CAUSAL], window)
