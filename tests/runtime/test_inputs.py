@@ -1,0 +1,53 @@
+"""Made-up inputs fit the program they are made for."""
+
+from __future__ import annotations
+
+import torch
+
+from hcompile.program import InputSpec, Program
+from hcompile.runtime.calls import Signature
+from hcompile.runtime.inputs import length_axis, longest, made_up_inputs
+from tests.small_programs import attention_program, odd_model, odd_program
+
+
+def test_the_length_is_the_size_that_attention_runs_over(tiny_program: Program) -> None:
+    assert length_axis(tiny_program) == (0, 1)
+    assert longest(tiny_program, (0, 1)) == 512
+    assert length_axis(attention_program()) == (0, 2)
+
+
+def test_without_attention_there_is_no_length() -> None:
+    assert length_axis(odd_program(odd_model())) is None
+    assert longest(odd_program(odd_model()), None) is None
+
+
+def test_inputs_are_ones_where_a_default_stands_in_and_ids_within_the_vocabulary(
+    tiny_program: Program,
+) -> None:
+    ids, mask = made_up_inputs(tiny_program, (0, 1), 3, 400, torch.Generator().manual_seed(0))
+    assert ids.shape == mask.shape == (3, 400)
+    assert int(ids.min()) == 0 and int(ids.max()) == 63
+    assert bool((mask == 1).all()) and mask.dtype == torch.int64
+    Signature(tiny_program).check([ids, mask])
+
+
+def test_a_seed_decides_the_inputs(tiny_program: Program) -> None:
+    one, other = (
+        made_up_inputs(tiny_program, (0, 1), 1, 50, torch.Generator().manual_seed(5)) for _ in range(2)
+    )
+    assert torch.equal(one[0], other[0])
+
+
+def test_every_dtype_is_made_up() -> None:
+    program = odd_program(odd_model())
+    x, mask, z = made_up_inputs(program, None, 2, 9)
+    assert x.shape == (2, 2, 4) and x.dtype == torch.float32 and float(x.std()) > 0
+    assert mask.dtype == torch.bool and bool(mask.all())
+    assert z.shape == (3,)
+    Signature(program).check([x, mask, z])
+
+
+def test_a_dtype_narrower_than_float32_is_made_up_too() -> None:
+    program = odd_program(odd_model())
+    narrow = InputSpec("input", "bfloat16", program.inputs[0].shape)
+    assert made_up_inputs(program.replace(inputs=(narrow,)), None, 1, 1)[0].dtype == torch.bfloat16
