@@ -21,7 +21,6 @@ import click
 
 from hcompile.codegen import get_backend
 from hcompile.patterns import Dense, Local, Pattern
-from hcompile.schedules import Schedule
 from hcompile.tuning.machine import Machine
 from hcompile.tuning.measure import Measurer
 from hcompile.tuning.measurement import Measurement
@@ -32,12 +31,14 @@ from hcompile.workload import Workload
 
 BACKEND = "tvm_cpu"
 RESULTS = Path(__file__).parent / "results"
-RETIMED = 40
-"""Points timed again at the end of a sweep for the noise floor: half of them the fastest."""
+PASSES = 3
+"""How often points near the best are timed, at different times: what counts are all their times together."""
 
 ROUNDS = Rounds(least=5, most=20, enough_s=0.08)
 SLOW_FACTOR = 1.3
 """Points slower than the best by this factor are timed by one call: they decide nothing."""
+CLOSE_FACTOR = 1.15
+"""Points slower than the best by this factor are timed in the first pass only."""
 
 BUILT_AT_ONCE = 64
 
@@ -98,39 +99,40 @@ class Piece:
         rest = [schedule for schedule in self._space.enumerate() if schedule != self._space.default()]
         self.schedules = [self._space.default(), *rest][:points]
         self._log = cache / f"{name}-{self._key.digest[:16]}.jsonl"
-        self.done: dict[int, Measurement] = {}
-        self.again: dict[int, float] = {}
+        self.passes: list[dict[int, Measurement]] = [{} for _ in range(PASSES)]
         for line in self._log.read_text().splitlines() if self._log.exists() else []:
             self._note(*json.loads(line))
 
     def build(self, deadline: float) -> bool:
         """Build what is not measured; return whether time sufficed."""
-        missing = [schedule for position, schedule in enumerate(self.schedules) if position not in self.done]
+        missing = [
+            schedule for position, schedule in enumerate(self.schedules) if position not in self.passes[0]
+        ]
         for first in range(0, len(missing), BUILT_AT_ONCE):
             if time.monotonic() > deadline:
                 return False
             self._measurer.build(self._workload, missing[first : first + BUILT_AT_ONCE])
-            _say(
-                f"{self._name}: {min(first + BUILT_AT_ONCE, len(missing))} of {len(missing)} kernels are built"
+            built = min(first + BUILT_AT_ONCE, len(missing))
+            click.echo(
+                f"\r\x1b[2K{self._name}: {built} of {len(missing)} kernels are built", err=True, nl=False
             )
         return True
 
     def measure(self, deadline: float) -> bool:
         """Measure in random order, so that a drift of the machine is no axis's fault; return whether time sufficed."""
-        order = list(range(len(self.schedules)))
-        random.Random(0).shuffle(order)
-        for position in [position for position in order if position not in self.done]:
-            if time.monotonic() > deadline:
-                return False
-            rounds = replace(ROUNDS, limit_us=self._best_us() * SLOW_FACTOR)
-            measured = self._measurer.measure(self._workload, self.schedules[position], rounds)
-            self._write("first", position, str(measured.status), list(measured.times_us), measured.message)
-        fast = [at for at, _ in self._ranked()[: RETIMED // 2]]
-        close = [at for at, us in self._ranked()[RETIMED // 2 :] if us <= self._best_us() * SLOW_FACTOR]
-        sample = random.Random(0).sample(close, min(RETIMED // 2, len(close)))
-        for position in [position for position in fast + sample if position not in self.again]:
-            measured = self._measurer.time(self._workload, [self.schedules[position]], ROUNDS)[0]
-            self._write("again", position, str(measured.status), list(measured.times_us), measured.message)
+        for number, done in enumerate(self.passes):
+            order = [at for at in range(len(self.schedules)) if number == 0 or self._is_close(at)]
+            random.Random(number).shuffle(order)
+            for position in [position for position in order if position not in done]:
+                if time.monotonic() > deadline:
+                    return False
+                schedule = self.schedules[position]
+                if number == 0:
+                    rounds = replace(ROUNDS, limit_us=self._best_us() * SLOW_FACTOR)
+                    measured = self._measurer.measure(self._workload, schedule, rounds)
+                else:
+                    measured = self._measurer.time(self._workload, [schedule], ROUNDS)[0]
+                self._write(number, position, measured)
         return True
 
     def sweep(self) -> Sweep:
@@ -142,49 +144,53 @@ class Piece:
             "source_sha256": self._key.source_sha256,
             "machine": Machine.current(self._key.device.threads).to_json(),
         }
+        points = [self._whole(position) for position in range(len(self.schedules))]
+        later = self.passes[1:3]
+        repeats = {
+            at: (later[0][at].median_us, later[1][at].median_us) for at in later[0].keys() & later[1].keys()
+        }
         return Sweep(
             name=self._name,
             workload=self._workload,
             recorded=recorded,
-            points=tuple(self.done[position] for position in range(len(self.schedules))),
+            points=tuple(points),
             features=tuple(tuple(self._space.encode(schedule)) for schedule in self.schedules),
             default=0,
-            retimed=self.again,
+            repeats=repeats,
         )
 
-    def _write(self, kind: str, position: int, status: str, times_us: Sequence[float], message: str) -> None:
+    def _whole(self, position: int) -> Measurement:
+        """Return a point with its times of all passes."""
+        seen = [done[position] for done in self.passes if position in done]
+        failed = next((each for each in seen if not each.ok), None)
+        return failed or replace(seen[0], times_us=tuple(us for each in seen for us in each.times_us))
+
+    def _write(self, number: int, position: int, measured: Measurement) -> None:
+        line = [number, position, str(measured.status), list(measured.times_us), measured.message]
         with self._log.open("a") as log:
-            print(json.dumps([kind, position, status, times_us, message]), file=log)
-        self._note(kind, position, status, times_us, message)
-        _say(
-            f"{self._name}: {len(self.done)} of {len(self.schedules)}, best {self._best_us():.0f} us, {kind} {status}"
+            log.write(json.dumps(line) + "\n")
+        self._note(*line)
+        done = len(self.passes[number])
+        click.echo(
+            f"\r\x1b[2K{self._name}: pass {number}, {done} points, {measured.status}", err=True, nl=False
         )
 
-    def _note(self, kind: str, position: int, status: str, times_us: Sequence[float], message: str) -> None:
-        schedule: Schedule = self.schedules[position]
-        measured = Measurement(schedule, Status(status), tuple(times_us), message=message)
-        if kind == "first":
-            self.done[position] = measured
-        elif measured.ok:
-            self.again[position] = measured.median_us
+    def _note(self, number: int, position: int, status: str, times_us: Sequence[float], message: str) -> None:
+        measured = Measurement(self.schedules[position], Status(status), tuple(times_us), message=message)
+        self.passes[number][position] = measured
 
-    def _ranked(self) -> list[tuple[int, float]]:
-        right = [(position, each.median_us) for position, each in self.done.items() if each.ok]
-        return sorted(right, key=lambda entry: entry[1])
+    def _is_close(self, position: int) -> bool:
+        first = self.passes[0][position]
+        return first.ok and first.median_us <= self._best_us() * CLOSE_FACTOR
 
     def _best_us(self) -> float:
-        ranked = self._ranked()
-        return ranked[0][1] if ranked else float("inf")
+        return min((each.median_us for each in self.passes[0].values() if each.ok), default=float("inf"))
 
 
 def _workload(heads: Sequence[Pattern], kv_heads: int, length: int, dtype: str = "float32") -> Workload:
     return Workload.of(
         heads, kv_heads=kv_heads, head_dim=64, q_len=length, kv_len=length, causal=True, dtype=dtype
     )
-
-
-def _say(line: str) -> None:
-    click.echo(f"\r\x1b[2K{line}", err=True, nl=False)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ _FIELDS = (
     "features",
     "default",
     "points",
-    "retimed",
+    "repeats",
 )
 _TIME_DIGITS = 1  # A tenth of a microsecond is below any noise, and keeps the files small.
 
@@ -41,7 +42,7 @@ class Sweep:
         points: one measurement per schedule of the space.
         features: one row per point, as the space encodes it.
         default: position of the space's default schedule.
-        retimed: a second, independent timing of some points by position, for the noise floor.
+        repeats: two timings of one point at different times, by its position, for the noise floor.
     """
 
     name: str
@@ -50,7 +51,7 @@ class Sweep:
     points: tuple[Measurement, ...]
     features: tuple[tuple[float, ...], ...]
     default: int
-    retimed: Mapping[int, float]
+    repeats: Mapping[int, tuple[float, float]]
 
     def best(self) -> Measurement:
         """Return the fastest right point.
@@ -69,10 +70,10 @@ class Sweep:
         return sum(each.ok and each.median_us <= limit for each in self.points)
 
     def noise(self) -> float:
-        """Return the median relative difference between two independent timings of one point."""
-        pairs = [(self.points[at].median_us, again) for at, again in self.retimed.items()]
-        apart = sorted(abs(again - first) / min(first, again) for first, again in pairs)
-        return apart[len(apart) // 2] if apart else 0.0
+        """Return the median relative difference between two timings of one point."""
+        return statistics.median(
+            abs(first - again) / min(first, again) for first, again in self.repeats.values()
+        )
 
     def save(self, path: Path) -> None:
         """Write the sweep as compressed JSON, equal bytes for equal sweeps."""
@@ -90,7 +91,9 @@ class Sweep:
             "features": self.features,
             "default": self.default,
             "points": points,
-            "retimed": sorted((at, round(time, _TIME_DIGITS)) for at, time in self.retimed.items()),
+            "repeats": [
+                [at, *(round(us, _TIME_DIGITS) for us in pair)] for at, pair in sorted(self.repeats.items())
+            ],
         }
         path.write_bytes(gzip.compress(json.dumps(form, separators=(",", ":")).encode(), mtime=0))
 
@@ -111,7 +114,7 @@ class Sweep:
             points=tuple(points),
             features=tuple(map(tuple, form["features"])),
             default=form["default"],
-            retimed=dict(form["retimed"]),
+            repeats={at: (first, again) for at, first, again in form["repeats"]},
         )
 
 

@@ -39,7 +39,7 @@ def toy_sweep(name: str = "toy", factor: float = 1.0, failing: int = 3) -> Sweep
         points=tuple(points),
         features=tuple(tuple(row) for row in toy_problem().features.tolist()),
         default=7,
-        retimed={-1: points[-1].median_us * 1.02, -2: points[-2].median_us * 0.97, -3: points[-3].median_us},
+        repeats={300: (100.0, 102.0), 301: (100.0, 97.0), 302: (100.0, 100.0)},
     )
 
 
