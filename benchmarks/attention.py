@@ -89,7 +89,7 @@ def measure(
         params = torch.tensor([each.params()] * heads, dtype=torch.int32)
         return partial(kernel, q, k, v, None, params, 0, head_dim**-0.5, True)
 
-    calls = {
+    calls: dict[str, Callable[[], object]] = {
         "sdpa": partial(F.scaled_dot_product_attention, q, k, v, is_causal=True),
         "dense": ours(Dense()),
         "window": ours(pattern),

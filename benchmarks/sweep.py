@@ -166,7 +166,7 @@ class Piece:
         return failed or replace(seen[0], times_us=tuple(us for each in seen for us in each.times_us))
 
     def _write(self, number: int, position: int, measured: Measurement) -> None:
-        line = [number, position, str(measured.status), list(measured.times_us), measured.message]
+        line = (number, position, str(measured.status), list(measured.times_us), measured.message)
         with self._log.open("a") as log:
             log.write(json.dumps(line) + "\n")
         self._note(*line)
