@@ -77,7 +77,7 @@ def main() -> None:
                 piece = Piece(name, workload, options.cache, measurer, options.points)
                 if not (piece.build(deadline) and (options.build or piece.measure(deadline))):
                     sys.exit(
-                        f"{name}: {len(piece.done)} of {len(piece.schedules)} points are measured: run this again"
+                        f"{name}: {len(piece.passes[0])} of {len(piece.schedules)} points are measured: run this again"
                     )
                 if not options.build:
                     piece.sweep().save(target)
