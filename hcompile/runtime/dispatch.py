@@ -78,7 +78,7 @@ def safe_tables(program: Program, backend_name: str) -> dict[str, ScheduleTable]
 
 
 def compute_dtype(program: Program) -> str:
-    """Return the dtype that the program's attention computes in: that of its widest weights.
+    """Return the dtype that the program's attention computes in: that of most of its weights.
 
     Raises:
         KernelError: the weights are of no floating dtype.

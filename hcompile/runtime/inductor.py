@@ -8,7 +8,7 @@ inputs: one compilation serves all shapes, the weights stay shared, and a call p
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
@@ -30,8 +30,8 @@ class CompiledGraph:
 
     def __init__(self, program: Program) -> None:
         self._program = program
-        self._names = tuple(program.tensors)
-        self._tensors = [program.tensors[name].detach() for name in self._names]
+        # One order, so that the same graph is found in Inductor's cache wherever its weights come from.
+        self._tensors = {name: program.tensors[name].detach() for name in sorted(program.tensors)}
         self._compiled: Callable[..., Any] | None = None
         self._lock = threading.Lock()
 
@@ -44,9 +44,7 @@ class CompiledGraph:
     ) -> tuple[torch.Tensor, ...]:
         """Run the graph with some tensors (of the same shape and dtype) exchanged for this call only."""
         compiled = self._compiled or self._compile()
-        tensors = self._tensors
-        if changed:
-            tensors = [changed.get(name, tensor) for name, tensor in zip(self._names, tensors, strict=True)]
+        tensors = [changed.get(name, tensor) for name, tensor in self._tensors.items()]
         with torch.no_grad(), _no_autocast():
             # The compiled code reads its inputs as contiguous, which is how they were traced.
             return tuple(compiled(*tensors, *(value.contiguous() for value in flat_inputs)))
@@ -58,12 +56,13 @@ class CompiledGraph:
             return self._compiled
 
 
-def _compile(program: Program, tensors: list[torch.Tensor]) -> Callable[..., Any]:
+def _compile(program: Program, tensors: Mapping[str, torch.Tensor]) -> Callable[..., Any]:
+    """Compile a graph that takes `tensors` first, in their order, and then the inputs."""
     from torch._dynamo.convert_frame import compile_lock
     from torch._guards import TracingContext, tracing
     from torch._inductor.compile_fx import compile_fx
 
-    graph = _lift_tensors(program)
+    graph = _lift_tensors(program, tensors)
     # Inductor keeps global state: one compilation at a time, whoever asks torch for it.
     with compile_lock, torch.inference_mode(False), torch.no_grad(), _no_autocast():
         mode, fakes = _symbolic_inputs(program, tensors)
@@ -88,10 +87,10 @@ def _one_thread_pool() -> Iterator[None]:
         yield
 
 
-def _lift_tensors(program: Program) -> Graph:
+def _lift_tensors(program: Program, names: Iterable[str]) -> Graph:
     """Return the graph with the tensors as its first placeholders."""
     lifted = Graph()
-    values: dict[str, Node] = {name: lifted.placeholder(name) for name in program.tensors}
+    values: dict[str, Node] = {name: lifted.placeholder(name) for name in names}
     mapping: dict[Node, Node] = {}
     for node in program.graph.graph.nodes:
         if node.op == "get_attr":
@@ -103,7 +102,7 @@ def _lift_tensors(program: Program) -> Graph:
     return lifted
 
 
-def _symbolic_inputs(program: Program, tensors: list[torch.Tensor]) -> tuple[Any, list[torch.Tensor]]:
+def _symbolic_inputs(program: Program, tensors: Mapping[str, torch.Tensor]) -> tuple[Any, list[torch.Tensor]]:
     from torch._dynamo.source import ConstantSource
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
@@ -117,9 +116,7 @@ def _symbolic_inputs(program: Program, tensors: list[torch.Tensor]) -> tuple[Any
         return mode.from_tensor(value, symbolic_context=context, source=ConstantSource(name))
 
     hints: dict[str, int] = {}
-    fakes = [
-        fake(name, value, [False] * value.dim()) for name, value in zip(program.tensors, tensors, strict=True)
-    ]
+    fakes = [fake(name, value, [False] * value.dim()) for name, value in tensors.items()]
     for spec in program.inputs:
         example = torch.empty(example_shape(spec, hints), dtype=getattr(torch, spec.dtype))
         fakes.append(fake(spec.name, example, [isinstance(size, str) for size in spec.shape]))

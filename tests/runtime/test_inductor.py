@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -37,7 +37,7 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[Program]:
     compiled: list[Program] = []
     real: Callable[..., Any] = inductor._compile
 
-    def record(program: Program, tensors: list[torch.Tensor]) -> Callable[..., Any]:
+    def record(program: Program, tensors: Mapping[str, torch.Tensor]) -> Callable[..., Any]:
         compiled.append(program)
         done: Callable[..., Any] = real(program, tensors)
         return done
