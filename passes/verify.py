@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ def verify_rewrite(original: Program, raised: Program, inputs: Sequence[torch.Te
     """Run both programs and return the largest difference of their outputs, relative to the largest output.
 
     Rows of padding (no valid key at their position) are not compared where an output is `[B, S, ...]`. The tolerance is
-    what one rounding error at the output of every attention does to the model's outputs, times a margin.
+    what the rounding errors of every attention do to the model's outputs, times a margin.
 
     Raises:
         HCompileError: the outputs differ by more.
@@ -78,4 +79,13 @@ class _Run(Interpreter):
         if not self._noise:
             return value
         noise = torch.randn(value.shape, generator=self._generator).to(value.dtype)
-        return value + noise * value.abs().amax(-1, keepdim=True) * torch.finfo(value.dtype).eps
+        return value + noise * value.abs().amax(-1, keepdim=True) * _rounding(value.dtype, value.shape[2])
+
+
+def _rounding(dtype: torch.dtype, keys: int) -> float:
+    """Return the relative error of an attention output: that of its dtype, and that of a sum over its keys.
+
+    The sum is kept in float32 or better, and its roundings add up like the steps of a random walk.
+    """
+    eps = torch.finfo(dtype).eps
+    return eps + math.sqrt(keys) * min(eps, torch.finfo(torch.float32).eps)
