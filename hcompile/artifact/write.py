@@ -126,4 +126,6 @@ def _write_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         save_file(dict(tensors), path)
     except SafetensorError as error:
         raise OSError(str(error)) from error
+    # safetensors lets nobody but the owner read what it writes; the folder has the permissions of the user's mask.
+    path.chmod(path.parent.stat().st_mode & 0o666)
     sync(path)
