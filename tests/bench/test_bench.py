@@ -1,0 +1,47 @@
+"""A whole benchmark of a small artifact, and lengths that it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hcompile.bench.bench import BenchRequest, bench
+from hcompile.bench.memory import call_peak_bytes
+from hcompile.errors import EnvironmentFault, UsageError
+
+
+@pytest.mark.usefixtures("warm_cache")
+@pytest.mark.parametrize("length", [0, 513])
+def test_a_length_that_the_export_does_not_allow_is_refused(tiny_artifact: Path, length: int) -> None:
+    with pytest.raises(
+        UsageError, match=rf"length {length} is outside what the model was exported for \(1 to 512\)"
+    ):
+        bench(BenchRequest(tiny_artifact, (length,)))
+
+
+def test_memory_of_no_artifact_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        EnvironmentFault, match=r"memory of a hybrid call could not be measured: .*no such art"
+    ) as caught:
+        call_peak_bytes(tmp_path / "missing.hcm", "hybrid", 8)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("warm_cache")
+def test_a_small_artifact_is_measured_at_every_length(tiny_artifact: Path) -> None:
+    steps: list[tuple[int, int | None]] = []
+    request = BenchRequest(tiny_artifact, (16, 64), memory=True, least=3, most=3, enough_s=0.0)
+    report = bench(request, lambda stage, done, total: steps.append((done, total)))
+    short, long = report.lengths
+    assert (short.graph, long.graph) == ("dense", "hybrid")
+    assert steps == [(0, 2), (1, 2), (2, 2)]
+    for result in report.lengths:
+        assert set(result.dense) == {"eager", "compiled dynamic", "compiled static"}
+        fastest = min(result.dense.values(), key=lambda spread: spread.median_us)
+        assert result.dense[result.strongest] == fastest
+        assert result.module.samples == result.rest.samples == 3
+        assert result.ratio_low <= result.ratio_high and 0 < result.pairs_kept <= 1
+        assert result.hybrid_peak_bytes is not None and result.hybrid_peak_bytes >= 0
+        assert result.dense_peak_bytes is not None and result.dense_peak_bytes >= 0
