@@ -151,13 +151,15 @@ class _Question:
             seen = self.visible(sizes, marks)
             if ((seen != expected) & rows).any():
                 return False
-            if self.candidate.scores is not None and near:
-                self._check_softmax(expected, rows, sizes, marks)
+            decomposed = self.candidate.scores is not None and near
+            if decomposed and not self._is_softmax(expected, rows, sizes, marks):
+                return False
         return True
 
-    def _check_softmax(
+    def _is_softmax(
         self, visible: torch.Tensor, rows: torch.Tensor, sizes: Mapping[str, int], marks: torch.Tensor | None
-    ) -> None:
+    ) -> bool:
+        """Whether the weights are the softmax of the scaled scores over what is visible."""
         scores = self._scores(sizes, spread=_SPREAD)
         weights = self.seen(sizes, marks, scores).double()
         scaled = self._four(scores, sizes).double() * self.candidate.scale
@@ -165,10 +167,7 @@ class _Question:
         # Rounding of a scaled score is an absolute error of the exponent.
         largest = float(scaled.abs().amax()) if scaled.numel() else 0.0
         tolerance = (8 + 4 * largest) * torch.finfo(self._dtype()).eps
-        if not torch.allclose(
-            weights.where(rows, 0.0), expected.where(rows, 0.0), rtol=tolerance, atol=1e-30
-        ):
-            raise NotUnderstood("its weights are not the softmax of its scaled scores")
+        return torch.allclose(weights.where(rows, 0.0), expected.where(rows, 0.0), rtol=tolerance, atol=1e-30)
 
     def _scores(self, sizes: Mapping[str, int], *, spread: float) -> torch.Tensor:
         assert self.candidate.scores is not None
