@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +25,8 @@ _HERE = Path(__file__).parent
 _LAUNCHER = _HERE / "launcher.c"
 _GENERATORS = ("prim_func.py", "register_tile.py", "vector_ops.py", "build.py")
 _SOURCES = (_LAUNCHER, *(_HERE / name for name in _GENERATORS))
+# TVM parses Python, and CPython 3.11 counts the depth of all threads' parsers together ("recursion depth mismatch").
+_one_parser = threading.Lock()
 
 
 @cache
@@ -48,7 +51,8 @@ def build_kernel(schedule: Schedule, dtype: str, head_dim: int, folder: Path | N
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as work:
             built = Path(work) / path.name
-            _compile(schedule, dtype, head_dim, built)
+            with _one_parser:
+                _compile(schedule, dtype, head_dim, built)
             # Another process may build the same kernel: whoever is last replaces equal content.
             os.replace(built, path)
     except OSError as error:
