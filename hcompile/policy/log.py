@@ -18,7 +18,7 @@ class Trial:
         measured: the degradation over the repair documents.
         likely_bound: what the bound of a certificate would likely stay below (`statistics.likely_bound`).
         latency_us: predicted time of all attention of one row.
-        accepted: the likely bound is within the budget.
+        accepted: the likely bound is within the budget, less repair's reserve.
     """
 
     stage: str

@@ -61,11 +61,13 @@ class Masked(nn.Module):
         mask = self.written.of(x.shape[1], padding)
         heads = x.unflatten(-1, (4, 8)).transpose(1, 2)
         if not self.eager:
-            return F.scaled_dot_product_attention(heads, heads, heads, attn_mask=mask)
+            return F.scaled_dot_product_attention(heads, heads, heads, attn_mask=mask).transpose(1, 2)
         scores = heads @ heads.transpose(-1, -2) * 0.3
         scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
         out: Tensor = scores.softmax(-1) @ heads
-        return out
+        # [B, S, H, D], so that rows of padding are known as such and not compared: a query that sees no key is zeros
+        # to us, and NaN or a mean to the spellings of masks.
+        return out.transpose(1, 2)
 
 
 masks = st.builds(
@@ -93,9 +95,16 @@ def test_a_mask_of_known_meaning_is_read_as_that(written: Written, eager: bool) 
     assert found.guard == ("padding" if written.padding else None)
     assert program.guards == ((Guard("binary", "padding"),) if written.padding else ())
     if written.padding is not None:
-        # Every query sees a key: one that sees none is zeros to us, and NaN or a mean to the spellings of masks.
-        marks = torch.tensor([[1] * 9, [1] * 4 + [0] + [1] * 4, [1] * 8 + [0]])
-        verify_rewrite(original, program, [hidden(3, 9), marks if written.padding == "valid" else 1 - marks])
+        marks = torch.tensor([[1] * 9, [0] * 3 + [1] * 6, [1] * 4 + [0] + [1] * 4, [1] * 8 + [0]])
+        verify_rewrite(original, program, [hidden(4, 9), marks if written.padding == "valid" else 1 - marks])
+
+
+@pytest.mark.parametrize("padding", ["valid", "marked"])
+@pytest.mark.parametrize("form", ["bool", "large"])
+def test_both_polarities_of_padding_are_read(padding: str, form: str) -> None:
+    written = Written(True, None, padding, form)
+    program = raise_attention(exported(Masked(written, eager=False), *_example(written)))
+    assert [found.mask for found in findings(program)] == ["causal, key padding"]
 
 
 @_FEW
