@@ -100,9 +100,19 @@ static void run_tile(Job *job, int64_t task, Any *a) {
   if (__tvm_ffi_tile(0, a, 22, &result)) atomic_store(&job->failed, 1);
 }
 
+/* Takes tasks from the first, returned, to `end`: neighbours, which share keys in a cache, and fewer towards the end. */
+static int64_t take(Job *job, int64_t *end) {
+  long long first = atomic_load(&job->next);
+  do {
+    int64_t fair = (job->tasks - first) / (4 * most(1, job->call->threads));
+    *end = least(job->tasks, first + most(1, least(16, fair)));
+  } while (!atomic_compare_exchange_weak(&job->next, &first, *end));
+  return first;
+}
+
 static void work(void *data) {
   Job *job = data;
-  int64_t task = atomic_fetch_add(&job->next, 1);
+  int64_t end, task = take(job, &end);
   if (task >= job->tasks) return;
   float *scratch = aligned_alloc(64, (HC_SCRATCH * sizeof(float) + HC_BOUNDS * sizeof(int32_t) + 63) / 64 * 64);
   if (!scratch) {
@@ -116,7 +126,8 @@ static void work(void *data) {
   for (int i = 1; i < 7; i++) args[i].type_index = ANY_POINTER;
   for (int i = 7; i < 21; i++) args[i].type_index = ANY_INT;
   args[21] = (Any){ANY_FLOAT, 0, {.f = job->call->scale * 1.4426950408889634}};
-  for (; task < job->tasks; task = atomic_fetch_add(&job->next, 1)) run_tile(job, task, args);
+  for (; task < job->tasks; task = take(job, &end))
+    for (; task < end; task++) run_tile(job, task, args);
   free(scratch);
 }
 

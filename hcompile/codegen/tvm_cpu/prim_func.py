@@ -106,9 +106,10 @@ def tile_function(schedule: Schedule, head_dim: int, dtype: str) -> Tile:
                 y = to_bfloat16(x, 8) if BF16 else x
                 T.buffer_store(O, y, [vec(T.int64(i * 8 + r) * step + T.int64(d * 8), 8)])
 
-    def prefetch_row(buffer: Any, row: Any, step: Any) -> None:
-        for word in range(0, DW, _LINE_BYTES // (2 if WORD == "uint16" else 4)):
-            T.evaluate(prefetch(buffer[T.int64(row) * step + T.int64(word)]))
+    def prefetch_row(buffer: Any, row: Any, step: Any, *, near: bool = False, write: bool = False) -> None:
+        bytes_an_element = 2 if buffer.dtype == "uint16" else 4
+        for element in range(0, D * (2 if BF16 else 4) // bytes_an_element, _LINE_BYTES // bytes_an_element):
+            T.evaluate(prefetch(buffer[T.int64(row) * step + T.int64(element)], near=near, write=write))
 
     def finish_scores(
         scores: RegisterTile, X: Any, bounds: Any, j: Any, i: Any, p0: Any, partial: Any, scale: Any
@@ -193,12 +194,13 @@ def tile_function(schedule: Schedule, head_dim: int, dtype: str) -> Tile:
         C1 = T.alloc_buffer((HALF * L,), "float32")
         scores = T.meta_var(RegisterTile((C0, C1), MS, NS, L))
         output = T.meta_var(RegisterTile((C0, C1), MO, NO, L))
-        block = T.alloc_buffer((3,), "int32")  # first key, keys, whether some pair is hidden
+        # First key, keys, whether some pair is hidden, first key of the next block.
+        block = T.alloc_buffer((4,), "int32")
 
         if DOT:
             T.attr("dot", "pragma_import_llvm", DOT_BFLOAT16)
         for i in T.serial(rows):
-            prefetch_row(Q, i, q_step)
+            prefetch_row(Q, i, q_step, near=True)
         fill(X, ACC, D * BQ, 0.0)
         fill(X, PEAK, BQ, _UNSEEN)
         fill(X, SUM, BQ, 0.0)
@@ -211,6 +213,7 @@ def tile_function(schedule: Schedule, head_dim: int, dtype: str) -> Tile:
         for b in T.serial(blocks_a + blocks_b):
             # Kept in memory: as expressions, TVM's simplifier would carry them into every index.
             block[0] = T.if_then_else(b < blocks_a, lo_a + b * BK, lo_b + (b - blocks_a) * BK)
+            block[3] = T.if_then_else(b + 1 < blocks_a, lo_a + (b + 1) * BK, lo_b + (b + 1 - blocks_a) * BK)
             block[1] = T.min(BK, T.if_then_else(b < blocks_a, hi_a, hi_b) - block[0])
             j0: T.let = block[0]
             count: T.let = block[1]
@@ -246,7 +249,18 @@ def tile_function(schedule: Schedule, head_dim: int, dtype: str) -> Tile:
             for jt in T.serial((count + MS - 1) // MS):
                 if not STAGE_K:
                     for r in T.unroll(MS):
-                        prefetch_row(K, j0 + jt * MS + MS + r, k_step)
+                        prefetch_row(K, j0 + jt * MS + MS + r, k_step, near=True)
+                # A window computes too little a row to hide that it is far: rows come a block ahead, and queries a
+                # tile (the launcher goes down). A dense head's rows come in order, which the hardware sees by itself.
+                if blocks_b != 0:
+                    for r in T.unroll(MS):
+                        prefetch_row(K, block[3] + jt * MS + r, k_step)
+                        prefetch_row(V, block[3] + jt * MS + r, v_step)
+                if b == blocks_a + blocks_b - 1:
+                    for r in T.serial(MS):
+                        if jt * MS + r < BQ:
+                            prefetch_row(O, jt * MS + r, o_step, write=True)
+                            prefetch_row(Q, jt * MS + r - BQ, q_step)
                 # Rows past the last key repeat it: nothing behind the keys is read, and `bounds` hides them.
                 key_at = T.meta_var(
                     [T.Bind(T.int64(j0 + T.min(jt * MS + r, count - 1)) * k_step) for r in range(MS)]

@@ -107,7 +107,10 @@ def transpose8(rows: Sequence[Any]) -> list[Any]:
     return rows
 
 
-def prefetch(element: Any) -> Any:
-    """Return a call that brings the cache line of a buffer element near."""
-    hints = T.int32(0), T.int32(3), T.int32(1)  # to read; into the first level; data
+def prefetch(element: Any, *, near: bool, write: bool) -> Any:
+    """Return a call that brings the cache line of a buffer element into the first level if `near`, or the second.
+
+    The element may lie outside the buffer: a prefetch never faults.
+    """
+    hints = T.int32(int(write)), T.int32(3 if near else 2), T.int32(1)  # to read or write; locality; data
     return T.call_llvm_intrin("void", "llvm.prefetch", T.address_of(element), *hints)
