@@ -125,7 +125,7 @@ def measure(
 
 def spread(times_us: tuple[float, ...]) -> dict[str, float]:
     """Return median, quartiles and minimum in microseconds."""
-    low, middle, high = quantiles(times_us, n=4)
+    low, middle, high = quantiles(times_us, n=4) if len(times_us) > 1 else times_us * 3
     named = {"median": middle, "quartile_low": low, "quartile_high": high, "least": min(times_us)}
     return {name: round(value, 1) for name, value in named.items()}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import click
@@ -25,6 +26,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     sweeps = [Sweep.load(path) for path in sorted(options.results.glob("sweep-*.json.gz"))]
+    if len(sweeps) < 2:
+        sys.exit(f"{options.results}: fewer than two sweeps: make some with python -m benchmarks.sweep")
     rows = report(sweeps)
     if options.json:
         recorded = {sweep.name: dict(sweep.recorded) for sweep in sweeps}

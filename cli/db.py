@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable
 from itertools import groupby
@@ -17,8 +18,9 @@ from hcompile.errors import UsageError
 if TYPE_CHECKING:
     from hcompile.tuning_db.key import RecordKey
     from hcompile.tuning_db.record import Record
+    from hcompile.tuning_db.store import TuningDB
 
-STATUSES = ("ok", "wrong", "compile_error", "crash", "timeout", "out_of_memory", "invalid")
+STATUSES = ("ok", "wrong", "compile_error", "crash", "timeout", "out_of_memory")
 
 _SHORT = 12  # Digits of a digest in tables: enough to be alone among millions.
 _LISTED = ("id", "key", "status", "median", "template", "workload", "device", "measured")
@@ -63,10 +65,8 @@ def db() -> None:
 )
 def list_records(database: str | None, as_json: bool, limit: int, **filters: str | None) -> None:
     """List records, the fastest of each key first."""
-    from hcompile.tuning_db.store import open_db
-
     where = _filters(**filters)
-    with open_db(database) as store:
+    with _open_existing(database) as store:
         records, total, name = store.records(where, limit=limit), store.count(where), store.name
     if as_json:
         print_json({"database": name, "total": total, "records": list(map(_record_json, records))})
@@ -84,13 +84,11 @@ def show(database: str | None, as_json: bool, key_or_id: str) -> None:
 
     KEY_OR_ID is what `hcompile db list` prints, or at least its first 4 digits.
     """
-    from hcompile.tuning_db.store import open_db
-
     if not re.fullmatch(r"[0-9a-f]{4,64}", key_or_id):
         raise UsageError(
             f"{key_or_id!r} is no id or key: give 4 to 64 hex digits, as `hcompile db list` prints"
         )
-    with open_db(database) as store:
+    with _open_existing(database) as store:
         records, name = store.records(_filters(prefix=key_or_id)), store.name
     if not records:
         raise UsageError(f"no record or key in {name} starts with {key_or_id}: see `hcompile db list`")
@@ -111,9 +109,7 @@ def export(database: str | None, as_json: bool, file: Path, **filters: str | Non
 
     The file is JSON lines, with a last line that holds their sha256.
     """
-    from hcompile.tuning_db.store import open_db
-
-    with open_db(database) as store:
+    with _open_existing(database) as store:
         count, name = store.export(file, _filters(**filters)), store.name
     if as_json:
         print_json({"database": name, "file": str(file), "records": count})
@@ -126,7 +122,7 @@ def export(database: str | None, as_json: bool, file: Path, **filters: str | Non
 def import_records(database: str | None, as_json: bool, file: Path) -> None:
     """Add the records of FILE, an export.
 
-    A damaged or changed file adds none; a record that is no valid value is refused alone.
+    A damaged or changed file adds none; a record that is no valid value is refused alone, and the exit code is 2 then.
     """
     from hcompile.tuning_db.store import open_db
 
@@ -142,6 +138,23 @@ def import_records(database: str | None, as_json: bool, file: Path) -> None:
         f"{report.duplicate} were there already, {len(report.refused)} refused",
         err=True,
     )
+    if report.refused:
+        raise UsageError(
+            f"import {file}: {len(report.refused)} of its records are no valid values (above); the others were taken, "
+            "export these again where they come from"
+        )
+
+
+def _open_existing(database: str | None) -> TuningDB:
+    """Open a database that --db names only if it is there: looking into one makes none. The default one is made."""
+    from hcompile.tuning_db.location import database_url
+    from hcompile.tuning_db.store import open_db
+
+    if database is not None:
+        path = str(database_url(database).database)
+        if not os.path.exists(path):
+            raise UsageError(f"tuning database {path} does not exist: check the path that --db names")
+    return open_db(database)
 
 
 def _filters(status: str | None = None, **others: str | None) -> Any:

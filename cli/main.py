@@ -12,6 +12,7 @@ from hcompile.cli.bench import bench
 from hcompile.cli.db import db
 from hcompile.cli.doctor import doctor
 from hcompile.cli.inspect import inspect
+from hcompile.cli.interrupts import ends_as_interrupts
 from hcompile.cli.optimize import optimize
 from hcompile.cli.tune import tune
 from hcompile.cli.verify import verify
@@ -19,21 +20,23 @@ from hcompile.errors import HCompileError
 
 INTERRUPTED = 130
 
+_KEEPING = (optimize.name, tune.name)
+"""Commands that keep what they measure as they go."""
+
 
 class CommandLine(click.Group):
     """The group that turns every error into one line. The commands import what they need when they run."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with warnings.catch_warnings():
+            with ends_as_interrupts(), warnings.catch_warnings():
                 warnings.showwarning = _show_warning
                 return super().invoke(ctx)
         except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
             raise
         except KeyboardInterrupt:
-            click.echo(
-                "Interrupted: what was measured is kept, and the same command goes on from there.", err=True
-            )
+            kept = ": what was measured is kept, and the same command goes on from there"
+            click.echo(f"Interrupted{kept if ctx.invoked_subcommand in _KEEPING else ''}.", err=True)
             ctx.exit(INTERRUPTED)
         except Exception as error:
             if ctx.params["traceback"]:
@@ -71,7 +74,7 @@ def main(traceback: bool) -> None:
 
     \b
     Exit codes: 0 done, 2 usage or bad input, 3 quality budget out of reach, 4 no valid kernel,
-    5 environment, 130 interrupted.
+    5 environment, 130 interrupted (by Ctrl-C, SIGTERM or SIGHUP).
     """
 
 

@@ -93,10 +93,12 @@ def optimize(as_json: bool, **fields: Any) -> None:
         print_json(report.to_json())
     else:
         _show(report)
-    if report.outcome == "dense":
+    if report.outcome == "dense" or report.why_dense:
+        what = "plan" if report.outcome == "plan" else "model"
+        why = report.why_dense or "the certificate's bound is above the budget"
         raise BudgetError(
-            f"budget {request.budget} is out of reach, so {report.output} is the dense model: "
-            "allow more, or calibrate on data closer to what the model sees"
+            f"budget {request.budget}: {why}, so {report.output} is the dense {what}; allow more, or calibrate on data "
+            "closer to what the model sees, at a longer length"
         )
 
 

@@ -61,10 +61,12 @@ class DoctorReport:
 
 def examine(database: str | None = None) -> DoctorReport:
     """Look at this process, this machine, and the tuning database (the default one, or the one at `database`)."""
+    ffi = _pinned("apache-tvm-ffi", None)
     libraries = (
         _pinned("torch", "torch"),
-        _pinned("apache-tvm-ffi", None),
-        _pinned("apache-tvm", "tvm"),
+        ffi,
+        # With another tvm-ffi, importing tvm can crash (docs/adr/0005).
+        _pinned("apache-tvm", "tvm" if ffi.state == "ok" else None),
         _pinned("xgboost-cpu", "xgboost"),
     )
     checks = [_python(), *libraries, _compiler()]
@@ -127,7 +129,7 @@ def _compiler() -> Check:
 def _processor() -> Check:
     device = get_backend("tvm_cpu").device()
     found = f"{device.model}, {device.isa}, {device.cores} cores"
-    if device.isa not in ("avx2", "avx512"):
+    if not device.isa.startswith("avx"):
         return Check(
             "processor", "warn", found, "expect little: kernels are written for vectors of 256 bits and wider"
         )

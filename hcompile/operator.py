@@ -17,6 +17,7 @@ a call looks it up by its binding and does nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -48,6 +49,15 @@ class Kernel(Protocol):
         scale: float,
         causal: bool,
     ) -> torch.Tensor: ...
+
+
+def chosen_by(choose: Callable[[torch.Tensor], Kernel]) -> Kernel:
+    """Return a kernel that runs the one that `choose` names for the queries of a call."""
+
+    def run(q: torch.Tensor, *others: Any, **named: Any) -> torch.Tensor:
+        return choose(q)(q, *others, **named)
+
+    return run
 
 
 _kernels: dict[str, Kernel] = {"": attention_reference}

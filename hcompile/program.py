@@ -135,17 +135,24 @@ class Program:
         return outputs
 
     @classmethod
-    def from_exported(cls, exported: torch.export.ExportedProgram) -> Program:
+    def from_exported(
+        cls, exported: torch.export.ExportedProgram, *, with_attention: bool = False
+    ) -> Program:
         """Build the program of an export.
 
+        Args:
+            with_attention: the graph may hold nodes of the house's operator, since our own export put them there.
+
         Raises:
-            UsageError: the model changes a buffer or an input, or takes or returns something other than tensors
-                in tuples, lists and dicts.
+            UsageError: the model changes a buffer or an input, takes or returns something other than tensors in
+                tuples, lists and dicts, or calls the house's operator itself.
         """
         with warnings.catch_warnings():
             # torch copies its own trees with a class that it has deprecated.
             warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
             functional = exported.run_decompositions({})
+        if not with_attention:
+            _refuse_own_operators(functional.graph)
         return _from_exported(functional)
 
 
@@ -167,6 +174,16 @@ def _copy_graph(graph: Graph) -> Graph:
     # graph_copy leaves the site names in each node's meta, which passes and `attention_nodes` rely on.
     assert all(SITE_META not in node.meta or SITE_META in val_map[node].meta for node in graph.nodes)
     return copy
+
+
+def _refuse_own_operators(graph: Graph) -> None:
+    """Raise UsageError for a node of `torch.ops.hcompile`: what its arguments say is only checked in our own graphs."""
+    for node in graph.nodes:
+        if isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "hcompile":
+            raise UsageError(
+                f"the model calls {node.target}, which is for the compiler to put into a graph: "
+                "export the model with torch's own attention"
+            )
 
 
 def _from_exported(exported: torch.export.ExportedProgram) -> Program:

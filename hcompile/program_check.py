@@ -67,8 +67,12 @@ def _check_sites(program: Program) -> None:
         if node.target is not attention or node.kwargs:
             raise ValueError(f"site {site.name} is no attention node")
         call = dict(zip(_ARGUMENTS, node.args, strict=True))
-        constants = (call["scale"], call["causal"], call["block_ptr"], call["block_index"], call["binding"])
-        if constants != (site.scale, site.causal, None, None, ""):
+        constants = (
+            *(call["scale"], call["causal"], call["block_ptr"], call["block_index"]),
+            *(call["q_offset"], call["binding"]),
+        )
+        # False equals 0, and is no position.
+        if constants != (site.scale, site.causal, None, None, 0, "") or type(call["q_offset"]) is not int:
             raise ValueError(f"site {site.name} and its node differ: {shown(constants)}")
         _check_params(program, site, call["head_params"])
 

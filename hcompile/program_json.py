@@ -1,8 +1,10 @@
-"""The JSON form of a program's graph: data that is checked against a whitelist, never evaluated.
+"""The JSON form of a program's graph: data whose every part is checked, never evaluated.
 
-A graph is written as its nodes in order: operators by their names in `torch.ops.aten` and `torch.ops.hcompile`, a few
-functions of symbolic sizes, arguments in plain JSON. Reading it back can only build calls of functional operators, so
-a graph from elsewhere cannot run code, write files or touch memory that is not its own.
+A graph is written as its nodes in order: operators by their names in `torch.ops.aten`, `torch.ops.prims` and
+`torch.ops.hcompile`, a few functions of symbolic sizes, arguments in plain JSON. Reading it back can only build calls
+of functional operators that compute on tensors, less those known to trust indices that they do not check
+(`hcompile.safe_operators`): a graph from elsewhere cannot run code or open files, and it stays inside its own memory
+as far as torch's operators check what they are given.
 """
 
 from __future__ import annotations
@@ -38,6 +40,11 @@ _SIZE_FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{f"math.{name}": getattr(math, name) for name in ("ceil", "floor", "trunc")},
 }
 _SIZE_NAMES = {function: name for name, function in _SIZE_FUNCTIONS.items()}
+# The last two are how Python's compiler refuses code that torch makes of a graph.
+_MALFORMED = (
+    *(KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError),
+    *(SyntaxError, MemoryError),
+)
 _CONSTANTS: dict[str, type] = {
     "dtype": torch.dtype,
     "layout": torch.layout,
@@ -69,7 +76,7 @@ def program_from_json(value: Any, tensors: Mapping[str, torch.Tensor]) -> Progra
     """Rebuild the program of a JSON form over `tensors`.
 
     Raises:
-        UsageError: the form is of another schema, malformed, or calls what the whitelist does not hold.
+        UsageError: the form is of another schema, malformed, or calls what an artifact may not hold.
     """
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise UsageError(
@@ -92,7 +99,7 @@ def program_from_json(value: Any, tensors: Mapping[str, torch.Tensor]) -> Progra
             plan=None if value["plan"] is None else Plan.from_json(value["plan"]),
         )
         check_program(program)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+    except _MALFORMED as error:
         reason = next(iter(str(error).splitlines()), "")
         raise UsageError(
             f"the graph is malformed ({type(error).__name__}: {reason}): write the artifact again"
@@ -149,11 +156,16 @@ def _graph_from_json(entries: Any, tensors: Mapping[str, torch.Tensor]) -> Graph
     *entries, last = entries
     graph = Graph()
     nodes: dict[str, Node] = {}
+    inputs: set[str] = set()
     for entry in entries:
         name = _checked_name(entry["name"])
         if name in nodes:
             raise ValueError(f"two nodes are named {name!r}")
         node = nodes[name] = graph.create_node(*_call(entry, nodes, tensors), name=name)
+        if node.op == "placeholder":
+            if node.target in inputs:
+                raise ValueError(f"two inputs are named {node.target!r}")
+            inputs.add(str(node.target))
         if "site" in entry:
             check_text("site name", entry["site"])
             node.meta[SITE_META] = entry["site"]
@@ -199,8 +211,8 @@ def _operator(name: Any) -> torch._ops.OpOverload:
     overload = safe_operator(*parts)
     if overload is None:
         raise UsageError(
-            f"the graph calls {name}, which is no operator on tensors alone in torch {torch.__version__}: "
-            "use the torch that wrote it, or write the artifact again"
+            f"the graph calls {name}, which is no operator on tensors alone in torch {torch.__version__}: an artifact "
+            "cannot hold it, and one that does needs the torch that wrote it"
         )
     if overload._schema.is_mutable or (parts[0] == "hcompile" and overload is not attention):
         raise UsageError(f"the graph calls {name}, which an artifact may not hold")

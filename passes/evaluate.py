@@ -84,6 +84,8 @@ def concrete(size: Any, sizes: Mapping[str, int]) -> Any:
         number = expression.subs({symbol: sizes[str(symbol)] for symbol in expression.free_symbols})
     except KeyError as error:
         raise NotUnderstood(f"the size {expression} depends on values") from error
+    except ZeroDivisionError as error:
+        raise NotUnderstood(f"the size {expression} cannot be computed for small sizes") from error
     kinds = {torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool}
     return kinds[type(size)](number)
 

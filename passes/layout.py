@@ -133,6 +133,7 @@ def _readings(operand: Node, source: Node) -> Iterator[tuple[str, int, Size, Siz
         not isinstance(value, torch.Tensor)
         or value.dtype != operand.meta["val"].dtype
         or not isinstance(head_dim, int)
+        or head_dim < 1
     ):
         return
     for layout, (rank, _) in _LAYOUTS.items():
@@ -161,12 +162,16 @@ def _repeats(
     for sizes in probe.sizes:
         try:
             shape = [int(concrete(size, sizes)) for size in shape_of(source)]
+            if min(shape) < 1:  # an empty tensor shows nothing
+                return 0
             index = torch.arange(math.prod(shape), dtype=torch.float64).view(shape)
             moved = Evaluator(probe.tensors, sizes, {source: index}).tensor(operand) / factor
             rows, steps = int(concrete(batch, sizes)), int(concrete(length, sizes))
         except NotUnderstood:
             return 0
         head_dim = moved.shape[-1]
+        if min(rows, steps, head_dim) < 1:
+            return 0
         repeats = moved.numel() // (rows * count * steps * head_dim)
         heads = repeats * count
         wanted = (rows, heads, steps, head_dim) if moved.dim() == 4 else (rows * heads, steps, head_dim)

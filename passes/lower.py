@@ -45,7 +45,7 @@ def lower_dense(program: Program, *, padded: bool = False, only: Collection[str]
         only: names of the sites to lower, None for all; the others stay sites.
     """
     graph = program.edit()
-    masks: dict[tuple[bool, int | None, Node | None], Node] = {}
+    masks: dict[tuple[Any, ...], Node] = {}
     for site, node in program.attention_nodes(graph):
         if only is not None and site.name not in only:
             continue
@@ -53,7 +53,7 @@ def lower_dense(program: Program, *, padded: bool = False, only: Collection[str]
         key_mask = key_mask if padded else None
         mask = None
         if key_mask is not None or site.window is not None:
-            kind = (site.causal, site.window, key_mask)
+            kind = (site.causal, site.window, key_mask, _length(q, key_mask))
             if kind not in masks:
                 masks[kind] = _mask(graph, node, site, q, key_mask)
             mask = masks[kind]
@@ -70,6 +70,14 @@ def lower_dense(program: Program, *, padded: bool = False, only: Collection[str]
         graph.erase_node(node)
     rest = tuple(site for site in program.sites if only is not None and site.name not in only)
     return program.with_graph(graph, sites=rest, plan=None)
+
+
+def _length(q: Node, key_mask: Node | None) -> str | Node | None:
+    """Return what nodes of one length share, as far as that is known."""
+    if "val" in q.meta:
+        return str(q.meta["val"].shape[2])
+    # A graph that was read from data carries no shapes: a shared key mask `[B, S]` tells the length, else nothing does.
+    return q if key_mask is None else None
 
 
 def _mask(graph: Graph, before: Node, site: Site, q: Node, key_mask: Node | None) -> Node:

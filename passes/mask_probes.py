@@ -19,6 +19,7 @@ LONGEST_NEAR = max(_LENGTHS)
 _LARGEST = 2**26
 """Most elements of a mask that is evaluated."""
 _NUMBERS = range(2, 2**20)
+_DOUBLINGS = 20
 _FILLS = frozenset({"masked_fill", "full", "full_like", "scalar_tensor", "where", "mul"})
 """Operators whose very negative numbers are what hidden scores become, and no position."""
 
@@ -33,13 +34,24 @@ class Shape:
 
 
 def sizes_near(shape: Shape, dims: Mapping[str, tuple[int, int | None]]) -> list[dict[str, int]]:
-    """Return small sizes of every kind, by symbol, without duplicates."""
+    """Return small sizes of every kind, by symbol, without duplicates; those without rows or keys are left out.
+
+    Raises:
+        NotUnderstood: batch and length depend on one size, or all small sizes leave no rows or no keys.
+    """
     if symbols_of(shape.length) & symbols_of(shape.batch):
         raise NotUnderstood("its batch and its length depend on one size")
     chosen = [
         _sizes(shape, dims, _BATCHES[place % len(_BATCHES)], length) for place, length in enumerate(_LENGTHS)
     ]
-    return list({tuple(sorted(sizes.items())): sizes for sizes in chosen}.values())
+    filled = [
+        sizes
+        for sizes in chosen
+        if min(int(concrete(size, sizes)) for size in (shape.batch, shape.length)) > 0
+    ]
+    if not filled:
+        raise NotUnderstood("its batch or its length is 0 at every size that is tried")
+    return list({tuple(sorted(sizes.items())): sizes for sizes in filled}.values())
 
 
 def sizes_far(
@@ -49,7 +61,7 @@ def sizes_far(
     tensors: Mapping[str, torch.Tensor],
     dims: Mapping[str, tuple[int, int | None]],
 ) -> list[dict[str, int]]:
-    """Return sizes past every number that the mask is made of, if there are any.
+    """Return sizes past every number that the mask is made of, if there are any; `sizes_near` has to find some, too.
 
     Args:
         cone: the nodes that make the mask.
@@ -64,8 +76,18 @@ def sizes_far(
         far = max(far, *(end for end in ends if end is not None))
     if not far or not symbols:
         return []
-    sizes = _sizes(shape, dims, 1, far + 2)
+    # A batch such as B // 2 is empty for the smallest B.
+    tried = ((batch, _sizes(shape, dims, batch, far + 2)) for batch in _BATCHES)
+    batch, sizes = next((b, chosen) for b, chosen in tried if int(concrete(shape.batch, chosen)) > 0)
     length = int(concrete(shape.length, sizes))
+    # A length such as S // 8 falls short of its symbol: grow that until the length is past, or at its limit.
+    for doubled in range(1, _DOUBLINGS):
+        larger = _sizes(shape, dims, batch, (far + 2) << doubled)
+        if length >= far + 2 or larger == sizes:
+            break
+        sizes, length = larger, int(concrete(shape.length, larger))
+    else:
+        raise NotUnderstood(f"its length cannot be made longer than {far}, where its mask may change")
     if heads * length * length > _LARGEST:
         raise NotUnderstood(
             f"its mask would have to be evaluated at a length of {length}, which takes too much memory"

@@ -60,16 +60,19 @@ def _raise(program: Program) -> Program:
     windows = {site.name: site.window for site in program.sites}
     left = {entry.name: entry.reason for entry in program.left}
     kept = frozenset(left)
+    raised: set[str] = set()
+    failed: set[str] = set()
     guards = list(program.guards)
     for candidate in [*match_sdpa(work.graph), *match_eager(work.graph, program.tensors, retired)]:
         name = module_name(candidate.output if candidate.weights is None else candidate.weights)
         try:
             q, k, v, proof = work.understand(candidate)
         except NotUnderstood as error:
+            failed.add(name)
             if name not in kept:
                 left[free_name(name, left)] = str(error)
             continue
-        left.pop(name, None)
+        raised.add(name)
         name = free_name(name, windows)
         windows[name] = proof.meaning.window
         work.replace(candidate, (q, k, v), proof, name)
@@ -79,6 +82,9 @@ def _raise(program: Program) -> Program:
     for node, reason in match_closed(work.graph):
         left[free_name(module_name(node), left)] = reason
     restore(spelled, work.raised)
+    # What was left before is not left any more if all that its module computes was raised now.
+    for name in kept & (raised - failed):
+        del left[name]
     entries = tuple(LeftDense(name, reason) for name, reason in left.items())
     return settle_sites(program, work.graph, windows, left=entries, guards=tuple(guards))
 

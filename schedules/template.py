@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from hcompile.checks import check_bool, check_int, check_text
+from hcompile.patterns import Pattern
+from hcompile.schedules.schedule import Schedule
 from hcompile.schedules.space import Space
 
 
@@ -34,6 +37,14 @@ class Problem:
         check_bool("problem dot_bfloat16", self.dot_bfloat16)
 
 
+class TilePairs(Protocol):
+    """Counts the (query, key) pairs whose scores one head computes under a schedule, at least the visited ones."""
+
+    def __call__(
+        self, schedule: Schedule, pattern: Pattern, q_len: int, kv_len: int, *, causal: bool
+    ) -> int: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Template:
     """A kernel template.
@@ -41,11 +52,13 @@ class Template:
     Attributes:
         supports: whether the template has a kernel for a (dtype, head_dim).
         space: the schedules of a supported problem.
+        tile_pairs: what whole tiles make of a pattern.
     """
 
     name: str
     supports: Callable[[str, int], bool]
     space: Callable[[Problem], Space]
+    tile_pairs: TilePairs
 
 
 _TEMPLATES: dict[str, Template] = {}

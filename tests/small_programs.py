@@ -60,8 +60,11 @@ def odd_program(model: Odd) -> Program:
     return program_of(model, (x, {"mask": mask, "list": [z]}), (sizes, {"mask": sizes, "list": [None]}))
 
 
-def program_of(model: torch.nn.Module, inputs: tuple[Any, ...], sizes: Any = None) -> Program:
-    return Program.from_exported(export(model, inputs, dynamic_shapes=sizes, strict=False))
+def program_of(
+    model: torch.nn.Module, inputs: tuple[Any, ...], sizes: Any = None, *, with_attention: bool = False
+) -> Program:
+    exported = export(model, inputs, dynamic_shapes=sizes, strict=False)
+    return Program.from_exported(exported, with_attention=with_attention)
 
 
 class _Layer(torch.nn.Module):
@@ -76,7 +79,8 @@ class _Layer(torch.nn.Module):
 
 def attention_program() -> Program:
     """Return a program of one site `layer` with 2 heads of 8."""
-    program = program_of(_Layer(), (torch.zeros(1, 2, 6, 8),), {"q": {2: Dim("length", min=1, max=64)}})
+    sizes = {"q": {2: Dim("length", min=1, max=64)}}
+    program = program_of(_Layer(), (torch.zeros(1, 2, 6, 8),), sizes, with_attention=True)
     graph = program.edit()
     for node in graph.nodes:
         if node.target is attention:

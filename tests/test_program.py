@@ -10,6 +10,7 @@ import torch
 from torch.export import Dim
 
 from hcompile.errors import UsageError
+from hcompile.operator import attention
 from hcompile.passes.linear import use_library
 from hcompile.passes.lower import drop_key_mask, lower, lower_dense
 from hcompile.passes.select import select
@@ -99,6 +100,12 @@ class Function(torch.nn.Module):
         return self.function(*inputs)
 
 
+def own_attention(q: torch.Tensor) -> torch.Tensor:
+    params = torch.zeros(1, 2, dtype=torch.int32)
+    out: torch.Tensor = attention(q, q, q, None, params, None, None, 7, 1.0, True, "a kernel")
+    return out
+
+
 X = torch.ones(2, 3)
 LENGTH = Dim("length", min=1, max=50)
 REFUSED: dict[str, tuple[Any, tuple[Any, ...], Any, str]] = {
@@ -128,6 +135,12 @@ REFUSED: dict[str, tuple[Any, tuple[Any, ...], Any, str]] = {
         (torch.ones(8),),
         (({0: 2 * LENGTH},),),
         r"is 2\*s\d+: export it with dynamic sizes that stand alone",
+    ),
+    "attention": (
+        Function(own_attention),
+        (torch.ones(1, 1, 3, 8),),
+        None,
+        r"calls hcompile\.attention\.default, which is for the compiler to put into a graph",
     ),
 }
 

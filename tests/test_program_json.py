@@ -15,6 +15,7 @@ from hcompile.errors import UsageError
 from hcompile.passes.lower import lower_dense
 from hcompile.program import Program
 from hcompile.program_json import program_from_json, program_to_json
+from hcompile.safe_operators import safe_operator
 from tests.small_programs import attention_program, odd_inputs, odd_model, odd_program, returned
 
 
@@ -118,7 +119,19 @@ OPERATORS = {
     "is no name": 3,
     "is no text": ["aten.add.Tensor"],
     "is the house's own, made later": "hcompile.onednn_linear.default",
+    "writes where indices say": "aten.max_pool2d_with_indices_backward.default",
+    "trusts lengths": "aten.segment_reduce.default",
+    "trusts targets": "aten._ctc_loss.default",
+    "trusts sparse indices": "aten._sparse_coo_tensor_with_dims_and_tensors.default",
+    "trusts compressed indices": "aten._convert_indices_from_csr_to_coo.default",
+    "trusts strides": "aten._reshape_alias.default",
+    "can be told to skip bounds checks": "aten._index_put_impl.default",
 }
+FORWARD = (
+    "_scaled_dot_product_flash_attention_for_cpu _softmax _unsafe_view bmm cat convolution embedding gather index "
+    "index_put index_select layer_norm linear matmul native_group_norm native_layer_norm scaled_dot_product_attention "
+    "scatter split topk"
+).split()
 
 
 @pytest.mark.parametrize("case", OPERATORS)
@@ -129,6 +142,12 @@ def test_an_operator_that_does_more_than_compute_is_refused(
     with pytest.raises(UsageError, match=r"the graph calls|the graph is malformed") as caught:
         program_from_json(with_node(document, index, target=OPERATORS[case]), small.tensors)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", FORWARD)
+def test_operators_of_forward_passes_stay_allowed(name: str) -> None:
+    overloads = getattr(torch.ops.aten, name).overloads()
+    assert any(safe_operator("aten", name, overload) for overload in overloads)
 
 
 @pytest.mark.parametrize(
@@ -185,6 +204,8 @@ SITE_CASES: dict[str, tuple[int, Any, str]] = {
     "causal": (9, False, "differ"),
     "binding": (10, "some kernel", "differ"),
     "blocks": (5, {"node": "q"}, "differ"),
+    "offset": (7, 3, "differ"),
+    "offset of another type": (7, False, "differ"),
     "parameters": (4, {"node": "q"}, "has no tensor of parameters"),
 }
 
@@ -246,6 +267,26 @@ def test_parts_that_do_not_fit_each_other_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=r"the graph is malformed \("):
         program_from_json(changed(document, **CHANGES[case]), small.tensors)
+
+
+def test_inputs_of_one_name_are_refused(small: Program, document: dict[str, Any]) -> None:
+    twice = changed(document, input_tree=[[0, 1], {}])
+    place = next(index for index, node in enumerate(twice["nodes"]) if node["op"] == "placeholder")
+    twice["nodes"].insert(place, {**twice["nodes"][place], "name": "other"})
+    twice["inputs"] *= 2
+    with pytest.raises(UsageError, match=r"malformed \(ValueError: two inputs are named"):
+        program_from_json(twice, small.tensors)
+
+
+def test_arguments_that_nest_too_deeply_are_refused_in_one_line(
+    small: Program, document: dict[str, Any]
+) -> None:
+    nested: Any = 1
+    for _ in range(300):
+        nested = [nested]
+    with pytest.raises(UsageError, match="the graph is malformed") as caught:
+        program_from_json(with_node(document, -2, args=[nested]), small.tensors)
+    assert "\n" not in str(caught.value)
 
 
 def paths(value: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -1,4 +1,4 @@
-"""Where the tuning database lives: the default place, a path, or a database URL."""
+"""Where the tuning database lives: the default place, a path, or the URL of a SQLite file."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ def cache_dir() -> Path:
 
 
 def database_url(where: str | Path | None) -> URL:
-    """Return the URL of a database given as path, as URL, or not at all (the default place).
+    """Return the URL of a SQLite file given as path, as URL, or not at all (the default place).
 
     Raises:
-        UsageError: the text is no database URL, or names a SQLite database that is no file.
+        UsageError: the text is no database URL, or names anything but a SQLite file. On other databases two processes
+            could be granted one claim.
     """
     from sqlalchemy import URL, make_url
     from sqlalchemy.exc import ArgumentError
@@ -43,11 +44,12 @@ def database_url(where: str | Path | None) -> URL:
             url = make_url(where)
         except (ArgumentError, ValueError) as error:
             raise UsageError(f"database URL {where!r} is not valid: give a path or sqlite:///PATH") from error
-        if url.get_backend_name() == "postgresql":
-            return url
         plain = url.drivername in _SQLITE_DRIVERS and url.database not in (None, "", ":memory:")
         if not plain or url.query:
-            raise UsageError(f"database URL {where!r} is no plain SQLite file (nor PostgreSQL): give a path")
+            shown = url.render_as_string(hide_password=True)
+            raise UsageError(
+                f"database URL {shown} is no plain SQLite file, the only kind there is: give a path"
+            )
         where = str(url.database)
     path = cache_dir() / "tuning.sqlite" if where is None else Path(os.path.expanduser(where))
     if not path.name or "\0" in str(path):

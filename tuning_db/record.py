@@ -30,7 +30,6 @@ class Status(StrEnum):
     CRASH = "crash"
     TIMEOUT = "timeout"
     OUT_OF_MEMORY = "out_of_memory"
-    INVALID = "invalid"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from enum import Enum
-from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, delete, or_, select, tuple_
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from hcompile.tuning_db.key import RecordKey
-from hcompile.tuning_db.models import Base, ClaimRow, KeyRow, RecordRow
+from hcompile.tuning_db.models import ClaimRow, KeyRow, RecordRow
 from hcompile.tuning_db.record import Record, Status
 from hcompile.values import canonical_json
 
@@ -57,12 +56,6 @@ class Filters:
     prefix: str | None = None
 
 
-def insert(session: Session, table: type[Base]) -> Any:
-    """Return an INSERT that knows ON CONFLICT; typed Any because the two dialects share no type that does."""
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    return dialect.insert(table)
-
-
 def put_key(session: Session, key: RecordKey) -> int:
     """Return the row id of `key`, adding it where it is new."""
     digest = key.digest
@@ -74,7 +67,7 @@ def put_key(session: Session, key: RecordKey) -> int:
         "template": key.template,
         "dtype": key.workload.dtype,
     }
-    session.execute(insert(session, KeyRow).values(row).on_conflict_do_nothing(index_elements=["digest"]))
+    session.execute(insert(KeyRow).values(row).on_conflict_do_nothing(index_elements=["digest"]))
     return session.scalars(select(KeyRow.id).where(KeyRow.digest == digest)).one()
 
 
@@ -95,7 +88,7 @@ def put_record(session: Session, record: Record) -> Added:
         "schedule": record.schedule,
         "status": str(record.status),
     }
-    statement = insert(session, RecordRow).values(row)
+    statement = insert(RecordRow).values(row)
     newer = tuple_(RecordRow.measured_at, RecordRow.digest) < tuple_(*new)
     session.execute(
         statement.on_conflict_do_update(index_elements=["key_id", "schedule"], set_=row, where=newer)
@@ -146,6 +139,11 @@ def conditions(where: RecordKey | Filters) -> Iterator[ColumnElement[bool]]:
             yield columns[field.name] == str(value)
 
 
+def read_key(text: str) -> RecordKey:
+    """Return the key that a row holds as JSON. Raises: ValueError when it is none."""
+    return RecordKey.from_json(json.loads(text))
+
+
 def read_record(row: RecordRow, key_json: str) -> Record:
     """Return the record of a row.
 
@@ -153,5 +151,4 @@ def read_record(row: RecordRow, key_json: str) -> Record:
         ValueError: the row holds what no record can hold.
     """
     measures = {name: getattr(row, name) for name in _MEASURES}
-    key = RecordKey.from_json(json.loads(key_json))
-    return Record(key=key, schedule=row.schedule, status=Status(row.status), **measures)
+    return Record(key=read_key(key_json), schedule=row.schedule, status=Status(row.status), **measures)

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
-from sqlalchemy.exc import NoSuchModuleError
 
-from hcompile.errors import EnvironmentFault, UsageError
+from hcompile.errors import EnvironmentFault
 
 HEAD = "0001"
 """The newest revision in migrations/versions; known here so that opening a database imports no alembic."""
@@ -28,16 +27,8 @@ def make_engine(url: URL) -> Engine:
 
     SQLite's own BEGIN takes the write lock at the first write, so two transactions can read the same row and
     both write it. BEGIN IMMEDIATE takes it first; connections with the execution option `reading` do not.
-
-    Raises:
-        UsageError: no driver is installed for the URL.
     """
-    try:
-        if url.get_backend_name() != "sqlite":
-            return create_engine(url)
-        engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
-    except (ImportError, NoSuchModuleError) as error:
-        raise UsageError(f"database {url!r} needs a driver ({error}): install it, or give a path") from error
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
     event.listen(engine, "connect", _on_connect)
     event.listen(engine, "begin", _on_begin)
     return engine
@@ -54,8 +45,7 @@ def migrate(engine: Engine, where: str) -> None:
     with _MIGRATING, _file_lock(engine, where):
         if _is_present(engine, where):
             return
-        if engine.dialect.name == "sqlite":
-            _use_wal(engine, where)
+        _use_wal(engine, where)
         from alembic import command
 
         with engine.begin() as connection:
@@ -84,7 +74,7 @@ def _is_present(engine: Engine, where: str) -> bool:
                 )
             return False
         revision = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))
-        if engine.dialect.name == "sqlite" and connection.scalar(text("PRAGMA journal_mode")) != "wal":
+        if connection.scalar(text("PRAGMA journal_mode")) != "wal":
             return False
     if revision != HEAD and revision not in _known_revisions():
         raise EnvironmentFault(
@@ -102,10 +92,7 @@ def _known_revisions() -> set[str]:
 
 @contextmanager
 def _file_lock(engine: Engine, where: str) -> Iterator[None]:
-    """Keep other processes from migrating the same SQLite file; servers lock by themselves."""
-    if engine.dialect.name != "sqlite":
-        yield
-        return
+    """Keep other processes from migrating the same file."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(f"{engine.url.database}.lock", timeout=BUSY_TIMEOUT_S)

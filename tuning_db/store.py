@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from sqlalchemy import Engine, func, select
+from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import Session
 
 from hcompile.errors import EnvironmentFault
@@ -28,9 +30,9 @@ from hcompile.tuning_db.rows import (
     conditions,
     drop_claim,
     find_claim,
-    insert,
     put_key,
     put_record,
+    read_key,
     read_record,
     select_records,
 )
@@ -38,6 +40,9 @@ from hcompile.tuning_db.schema import make_engine, migrate
 
 MAX_DEATHS = 2
 """A candidate that was being measured when its process died this often is not tried again."""
+
+QUARANTINED = "quarantined: "
+"""How the message of such a candidate's record begins."""
 
 
 class Claim(Enum):
@@ -52,14 +57,12 @@ def open_db(where: str | Path | None = None) -> TuningDB:
     """Open the tuning database at a path, a URL or the default place; create it where it is missing.
 
     Raises:
-        UsageError: `where` is no path and no URL of a database.
+        UsageError: `where` is no path and no URL of a SQLite file.
         EnvironmentFault: the database cannot be made, opened, read or written there.
     """
     url = database_url(where)
-    name = url.render_as_string(hide_password=True)
-    if url.get_backend_name() == "sqlite":
-        name = str(url.database)
-        prepare_folder(Path(name))
+    name = str(url.database)
+    prepare_folder(Path(name))
     engine = make_engine(url)
     try:
         with database_faults(name):
@@ -128,11 +131,26 @@ class TuningDB:
         with self._transaction(reading=True) as session:
             return session.scalars(query.where(*conditions(where or Filters()))).one()
 
-    def tried(self, key: RecordKey) -> set[str]:
-        """Return the canonical JSON of every schedule that has a record under `key`, failures included."""
-        query = select(RecordRow.schedule).join(KeyRow, KeyRow.id == RecordRow.key_id).where(*conditions(key))
+    def alike(self, key: RecordKey, limit: int) -> list[Record]:
+        """Return right candidates of other workloads under what else is in `key`, those of the newest keys first."""
+        near = (
+            KeyRow.device == key.device.model,
+            KeyRow.backend == key.backend,
+            KeyRow.template == key.template,
+        )
+        query = select(KeyRow.json).where(*near).order_by(KeyRow.id.desc())
+        found: list[Record] = []
         with self._transaction(reading=True) as session:
-            return set(session.scalars(query))
+            for text in session.scalars(query).all():
+                other = self._key(text)
+                if other.workload == key.workload or replace(other, workload=key.workload) != key:
+                    continue
+                records = select_records(other).where(RecordRow.status == str(Status.OK))
+                rows = session.execute(records.limit(limit - len(found)))
+                found += [self._record(row, text) for row, _ in rows]
+                if len(found) >= limit:
+                    break
+        return found
 
     def claim(self, key: RecordKey, schedule: str, *, run_id: str) -> Claim:
         """Mark a candidate as being measured by this process, before it is launched.
@@ -151,7 +169,7 @@ class TuningDB:
                     return Claim.BUSY
                 row.deaths += 1
             if row.deaths >= MAX_DEATHS:
-                message = f"quarantined: the process that measured it died {row.deaths} times"
+                message = f"{QUARANTINED}the process that measured it died {row.deaths} times"
                 put_record(session, Record.failed(key, schedule, Status.CRASH, message, run_id=run_id))
                 session.delete(row)
                 return Claim.QUARANTINED
@@ -185,7 +203,7 @@ class TuningDB:
             "stored_at": utc_now(),
         }
         with self._transaction() as session:
-            statement = insert(session, ResultRow).values(row)
+            statement = insert(ResultRow).values(row)
             session.execute(statement.on_conflict_do_update(index_elements=["digest"], set_=row))
 
     def get_result(self, key: ResultKey) -> Any | None:
@@ -237,6 +255,12 @@ class TuningDB:
         engine = self._reading if reading else self._engine
         with database_faults(self.name), Session(engine) as session, session.begin():
             yield session
+
+    def _key(self, text: str) -> RecordKey:
+        try:
+            return read_key(text)
+        except ValueError as error:
+            raise self._damaged(error) from error
 
     def _record(self, row: RecordRow, key_json: str) -> Record:
         try:

@@ -148,11 +148,11 @@ class Opened:
     linear_library: str
 
     @property
-    def longest(self) -> int | None:
-        """The longest sequence that the export allows."""
-        from hcompile.runtime.inputs import longest
+    def limits(self) -> tuple[int, int | None]:
+        """The least and the largest number of tokens of a call, None where there is no largest."""
+        from hcompile.runtime.inputs import limits
 
-        return longest(self.program, self.manifest.length_axis)
+        return limits(self.program, self.manifest.length_axis)
 
     def inputs(self, length: int, batch: int = 1) -> list[torch.Tensor]:
         """Return random flat inputs of a length."""

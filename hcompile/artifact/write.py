@@ -96,17 +96,22 @@ def _without_aliases(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, tor
     stored: dict[str, torch.Tensor] = {}
     aliases: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}
+    storages: set[int] = set()
     for name, tensor in tensors.items():
         place = (tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
         if tensor.numel() and place in seen:
             aliases[name] = seen[place]
             continue
         seen[place] = name
-        # safetensors refuses views of one storage; a copy is made only of a tensor that is not all of its own.
+        # safetensors refuses views of one storage; a copy is made only of a tensor that is not all of its own, or not
+        # the first of it.
+        storage = tensor.untyped_storage()
         whole = (
             tensor.is_contiguous()
-            and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+            and storage.nbytes() == tensor.numel() * tensor.element_size()
+            and storage.data_ptr() not in storages
         )
+        storages.add(storage.data_ptr())
         stored[name] = (
             tensor.detach() if whole else tensor.detach().clone(memory_format=torch.contiguous_format)
         )

@@ -99,7 +99,7 @@ def _tensors(archive: Archive, kind: str) -> dict[str, torch.Tensor]:
             storages[member] = _raw_bytes(archive, member)
         try:
             tensors[name] = _tensor(storages[member], payload)
-        except (RuntimeError, ValueError, KeyError, TypeError, OverflowError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise Refused(
                 f"{member} does not hold {name} as {config} describes it ({one_line(error)})", AGAIN
             ) from error

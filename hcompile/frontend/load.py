@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hcompile.errors import EnvironmentFault, UsageError
+from hcompile.errors import EnvironmentFault, HCompileError, UsageError
+from hcompile.frontend.messages import one_line
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +31,7 @@ class ImportedModel:
         kind: "transformers", "archive" or "module".
         source: the path or the factory's name, for messages and records.
         original: the graph as it was exported, on the same tensors: what a call takes whose guards do not hold. None
-            for a transformers folder, whose raised graph needs no guard of that kind.
+            for a transformers folder whose program has no guards.
         sample_inputs: flat inputs that came with the model, or ().
     """
 
@@ -88,8 +91,8 @@ def _load_folder(path: Path, dtype: str | None) -> ImportedModel:
             f"{path} needs {error.name}: install it with pip install 'hcompile[transformers]'"
         ) from error
 
-    program = load_folder(path, None if dtype is None else getattr(torch, dtype))
-    return ImportedModel(program, "transformers", str(path))
+    program, original = load_folder(path, None if dtype is None else getattr(torch, dtype))
+    return ImportedModel(program, "transformers", str(path), original)
 
 
 def _load_archive(path: Path, dtype: str | None, trust: bool) -> ImportedModel:
@@ -127,12 +130,30 @@ def _import_exported(
     from hcompile.passes.verify import verify_rewrite
     from hcompile.program import Program
 
-    original = Program.from_exported(exported)
+    with _one_line(source, "its graph cannot be used"):
+        original = Program.from_exported(exported)
     program = raise_attention(original)
-    samples = () if example is None else _flatten(original, example)
-    if samples and program.sites:
-        verify_rewrite(original, program, _shortened(original, samples))
+    samples: tuple[torch.Tensor, ...] = ()
+    if example is not None:
+        with _one_line(source, "its graph does not take its sample inputs"):
+            samples = _flatten(original, example)
+            compared = _comparable(original, samples) if program.sites else ()
+        if compared:
+            verify_rewrite(original, program, compared)
     return ImportedModel(program, kind, source, original, samples)
+
+
+@contextmanager
+def _one_line(source: str, what: str) -> Iterator[None]:
+    """Turn what torch raises for a graph of well-formed nonsense into one line."""
+    try:
+        yield
+    except HCompileError:
+        raise
+    except Exception as error:  # operators raise what they like
+        raise UsageError(
+            f"{source}: {what} ({one_line(error)}): export the model again with inputs that it runs on"
+        ) from error
 
 
 def _flatten(program: Program, example: Example) -> tuple[torch.Tensor, ...]:
@@ -153,13 +174,28 @@ def _flatten(program: Program, example: Example) -> tuple[torch.Tensor, ...]:
     return tuple(flat[index] for index in range(len(flat)))
 
 
+def _comparable(original: Program, samples: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Return the samples cut down, since comparing costs the square of the length, or whole if the graph wants that."""
+    import torch
+
+    short = _shortened(original, samples)
+    with torch.no_grad():
+        try:
+            original.run(*short)
+        except (RuntimeError, ValueError, IndexError):
+            original.run(*samples)
+            return samples
+    return short
+
+
 def _shortened(program: Program, samples: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """Cut dynamic sizes down, since comparing costs the square of the length."""
+    """Cut dynamic sizes down, but not below the least that the export allows."""
     short = []
     for spec, sample in zip(program.inputs, samples, strict=True):
         for axis, size in enumerate(spec.shape):
             if isinstance(size, str):
-                sample = sample.narrow(axis, 0, min(_COMPARED_SIZE, sample.shape[axis]))
+                least, _ = program.dims.get(size, (1, None))
+                sample = sample.narrow(axis, 0, min(max(_COMPARED_SIZE, least), sample.shape[axis]))
         short.append(sample)
     return tuple(short)
 

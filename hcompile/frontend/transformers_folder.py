@@ -25,6 +25,7 @@ from hcompile.frontend.attention_interface import marker_facts, recording
 from hcompile.frontend.messages import one_line
 from hcompile.left import LeftDense
 from hcompile.operator import attention
+from hcompile.passes.lower import lower_dense
 from hcompile.passes.raise_attention import raise_attention
 from hcompile.passes.sites import accept_strides, free_name, insert_attention, settle_sites, strip_wrapper
 from hcompile.passes.verify import compare_outputs
@@ -77,8 +78,8 @@ class _Call:
     positions: int
 
 
-def load_folder(path: Path, dtype: torch.dtype | None = None) -> Program:
-    """Import a transformers folder.
+def load_folder(path: Path, dtype: torch.dtype | None = None) -> tuple[Program, Program | None]:
+    """Import a transformers folder; see `import_with_original`.
 
     Args:
         dtype: dtype of the weights, None for the one they are saved in.
@@ -89,14 +90,22 @@ def load_folder(path: Path, dtype: torch.dtype | None = None) -> Program:
         HCompileError: the program does not compute what the model computes.
     """
     with _quiet():
-        return import_model(_load_model(path, dtype), str(path))
+        return import_with_original(_load_model(path, dtype), str(path))
 
 
 def import_model(model: PreTrainedModel, source: str) -> Program:
+    """Return the program of a loaded model; see `import_with_original`."""
+    return import_with_original(model, source)[0]
+
+
+def import_with_original(model: PreTrainedModel, source: str) -> tuple[Program, Program | None]:
     """Export a loaded model with our attention, raise what else there is, and compare with the model itself.
 
     Args:
         source: what to call the model in errors.
+
+    Returns:
+        The program, and what a call takes whose guards do not hold; None where the program has no guards.
 
     Raises: as `load_folder`.
     """
@@ -114,10 +123,12 @@ def import_model(model: PreTrainedModel, source: str) -> Program:
     wrapper = call.wrapper(model, output)
     with recording(model, call.positions) as record, torch.no_grad(), _one_line(source, "be exported"):
         exported = torch.export.export(wrapper, (), call.example, dynamic_shapes=call.dynamic, strict=False)
-    program = _adopt(strip_wrapper(Program.from_exported(exported), "network."), record.left)
-    program = raise_attention(_with_default_mask(program))
+    functional = Program.from_exported(exported, with_attention=True)
+    adopted = _with_default_mask(_adopt(strip_wrapper(functional, "network."), record.left))
+    program = raise_attention(adopted)
     _compare(program, model, output)
-    return program
+    # What the interface has raised goes back to torch's own attention, which no plan changes.
+    return program, lower_dense(adopted, padded=True) if program.guards else None
 
 
 def _compare(program: Program, model: PreTrainedModel, output: str) -> None:
@@ -170,12 +181,10 @@ def _with_default_mask(program: Program) -> Program:
 
 
 def _call_of(model: PreTrainedModel, source: str) -> _Call:
-    config = model.config.get_text_config()
     arguments = inspect.signature(model.forward).parameters
     batch = Dim("batch", min=1)
     if model.main_input_name == "pixel_values":
-        size = config.image_size if isinstance(config.image_size, (tuple, list)) else (config.image_size,) * 2
-        pixels = torch.zeros(_EXAMPLE_BATCH, config.num_channels, *size, dtype=model.dtype)
+        pixels = torch.zeros(_EXAMPLE_BATCH, *_image_shape(model, source), dtype=model.dtype)
         return _Call(_Image, {"pixel_values": pixels}, {"pixel_values": {0: batch}}, _UNLIMITED)
     if "input_ids" not in arguments or "attention_mask" not in arguments or "decoder_input_ids" in arguments:
         raise UsageError(
@@ -188,6 +197,20 @@ def _call_of(model: PreTrainedModel, source: str) -> _Call:
     sizes = {0: batch, 1: Dim("sequence", min=1, max=positions)}
     example = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     return _Call(_Text, example, dict.fromkeys(example, sizes), positions)
+
+
+def _image_shape(model: PreTrainedModel, source: str) -> tuple[int, ...]:
+    """Return (channels, height, width) of the images that the model's configuration names."""
+    config = model.config.get_text_config()
+    channels: Any = getattr(config, "num_channels", None)
+    size: Any = getattr(config, "image_size", None)
+    shape: tuple[Any, ...] = (channels, *(size if isinstance(size, (tuple, list)) else (size, size)))
+    if len(shape) != 3 or not all(type(number) is int and number > 0 for number in shape):
+        raise UsageError(
+            f"{source}: the configuration of {type(model).__name__} gives no image_size and num_channels to export it "
+            "with; use --model package.module:factory"
+        )
+    return shape
 
 
 def _positions(model: PreTrainedModel) -> int:

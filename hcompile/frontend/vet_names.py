@@ -11,9 +11,11 @@ import torch
 from torch.utils import _pytree as pytree
 
 from hcompile.frontend.vet import AGAIN, TRUST
-from hcompile.safe_operators import NAMESPACES, safe_operator
+from hcompile.safe_operators import TORCH_NAMESPACES, safe_operator
 
-_OPERATOR = re.compile(rf"torch\.ops\.({'|'.join(NAMESPACES)})\.([A-Za-z_]\w*)\.([A-Za-z_]\w*)", re.ASCII)
+_OPERATOR = re.compile(
+    rf"torch\.ops\.({'|'.join(TORCH_NAMESPACES)})\.([A-Za-z_]\w*)\.([A-Za-z_]\w*)", re.ASCII
+)
 _SIZE_OPERATORS = frozenset(
     [f"torch.sym_{name}" for name in ("not", "int", "float", "ite", "max", "min", "sum")]
     + ["torch._sym_sqrt", "math.ceil", "math.floor", "math.trunc"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from hcompile.runtime.module import Lowered
 def certify_lowered(
     program: Program,
     lowered: Lowered,
+    interface: Interface,
     documents: Sequence[Document],
     *,
     budget: Budget,
@@ -40,7 +42,6 @@ def certify_lowered(
     if program.plan is None:
         raise ValueError("certify_lowered wants a program with a plan: run select first")
     measure = metric_of(budget.metric, metric)
-    interface = Interface.of(program)
     comparison = Comparison(
         dense=_dense(program, lowered, interface),
         hybrid=call(lowered.hybrid),
@@ -61,18 +62,21 @@ def certify_lowered(
 
 
 def text_encoder(program: Program, interface: Interface, source: str) -> Encoder | None:
-    """Return how the model reads text, None where it takes none."""
+    """Return how the model reads text, None where it takes none; a model that cannot says so when it meets text."""
     if interface.tokens is None:
         return None
-    folder = Path(source)
-    return encoder_of(
-        folder if folder.is_dir() else None, vocabulary(program, program.inputs[interface.tokens].name)
-    )
+    folder, name = Path(source), program.inputs[interface.tokens].name
+
+    @cache
+    def found() -> Encoder:
+        return encoder_of(folder if folder.is_dir() else None, vocabulary(program, name))
+
+    return lambda text: found()(text)
 
 
 def _dense(program: Program, lowered: Lowered, interface: Interface) -> Call:
-    """Return the dense model: torch's own attention, and for padded batches, where that takes a mask of S x S and ten
-    times as long, our kernels under the model's own patterns."""
+    """Return the dense model: as it was exported where that graph is kept, else on torch's own attention; there, padded
+    batches, where that takes a mask of S x S and ten times as long, run our kernels under the model's own patterns."""
     own = plan_tensors(program, Plan.dense(program.sites))
 
     def run(inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:

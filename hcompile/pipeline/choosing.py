@@ -9,12 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from hcompile.codegen import get_backend
 from hcompile.errors import UsageError
 from hcompile.frontend.load import ImportedModel
-from hcompile.operator import Kernel
+from hcompile.operator import Kernel, chosen_by
 from hcompile.pipeline.certifying import text_encoder
 from hcompile.pipeline.kernels import PlanKernels
 from hcompile.pipeline.plan_runner import PlanRunner
@@ -53,13 +51,14 @@ class Choice:
     log: dict[str, Any] | None
 
 
-def read_splits(request: OptimizeRequest, model: ImportedModel, length: int) -> Data:
-    """Return the documents of a run.
+def read_splits(request: OptimizeRequest, model: ImportedModel, interface: Interface, length: int) -> Data:
+    """Return the documents of a run, texts cut to `length` tokens.
 
     Raises:
         UsageError: the data cannot be used, or there is none and a plan must be chosen.
     """
-    interface = Interface.of(model.program)
+    if request.verify is not None and request.calib is None:
+        raise UsageError("--verify names data for the certificate alone: pass --calib for the choice too")
     if request.calib is not None:
         encode = text_encoder(model.program, interface, model.source)
         splits = load_splits(
@@ -96,7 +95,13 @@ def choose(job: Job, kernels: PlanKernels, memory: Memory, progress: Progress) -
     metric = metric_of(job.budget.metric, request.metric)
     tables = kernels.any_table()
     runner = PlanRunner(program, tables, request.backend, job.library)
-    models = Models(program, partial(runner, Plan.dense(program.sites)), runner, _any_kernel(job, tables))
+    models = Models(
+        program,
+        partial(runner, Plan.dense(program.sites)),
+        runner,
+        _any_kernel(job, tables),
+        job.interface,
+    )
     result = choose_plan(
         models,
         units_of(program.sites, length, granularity=request.granularity, keep_layers=request.keep_layers),
@@ -119,20 +124,7 @@ def _any_kernel(job: Job, tables: Mapping[str, ScheduleTable]) -> Kernel:
     for site in job.program.sites:
         schedule = tables[site.name].schedule(job.length)
         kernels[site.head_dim] = backend.load(backend.build(schedule, job.dtype, site.head_dim))
-
-    def attend(
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        key_mask: torch.Tensor | None,
-        head_params: torch.Tensor,
-        q_offset: int,
-        scale: float,
-        causal: bool,
-    ) -> torch.Tensor:
-        return kernels[q.shape[-1]](q, k, v, key_mask, head_params, q_offset, scale, causal)
-
-    return attend
+    return chosen_by(lambda q: kernels[q.shape[-1]])
 
 
 def read_plan(path: Path, program: Program) -> Plan:

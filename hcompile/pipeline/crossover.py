@@ -10,7 +10,7 @@ import torch
 from hcompile.program import Program
 from hcompile.progress import Progress
 from hcompile.runtime.crossover import Crossover, Timing
-from hcompile.runtime.inputs import longest, made_up_inputs
+from hcompile.runtime.inputs import limits, made_up_inputs
 from hcompile.runtime.module import Lowered
 from hcompile.tuning.timing import Rounds, time_calls
 
@@ -19,15 +19,22 @@ _ROUNDS = Rounds(least=5, most=40, enough_s=0.6)
 
 
 def measure_crossover(
-    program: Program, lowered: Lowered, axis: tuple[int, int] | None, progress: Progress, seed: int = 0
+    program: Program,
+    lowered: Lowered,
+    axis: tuple[int, int] | None,
+    planned: int,
+    progress: Progress,
+    seed: int = 0,
 ) -> Crossover:
-    """Time the dense and the hybrid graph at each of `LENGTHS` that the program allows (batch 1, no padding).
+    """Time the dense and the hybrid graph (batch 1, no padding) at each of `LENGTHS` that the program allows, and at
+    `planned`, the length that its plan was made for.
 
     Stops rising once the hybrid graph takes less than two thirds of the dense one's time twice in a row: from there on
     it only gets better.
     """
-    limit = longest(program, axis)
-    lengths = [length for length in LENGTHS if limit is None or length <= limit] if axis else [1]
+    least, most = limits(program, axis)
+    rising = sorted({*LENGTHS, planned})
+    lengths = [length for length in rising if length >= least and (most is None or length <= most)]
     generator = torch.Generator().manual_seed(seed)
     timings: list[Timing] = []
     for done, length in enumerate(lengths):

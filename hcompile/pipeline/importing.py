@@ -9,7 +9,7 @@ from hcompile.errors import UsageError
 from hcompile.frontend.load import ImportedModel
 from hcompile.left import LeftDense
 from hcompile.passes.lower import lower_dense
-from hcompile.passes.sites import KEY_MASK
+from hcompile.passes.sites import KEY_MASK, Q, arguments
 from hcompile.program import Program
 from hcompile.runtime.dispatch import compute_dtype
 
@@ -34,16 +34,18 @@ def _keep_supported(program: Program, backend: str) -> Program:
     if not program.sites:
         return program
     kernels, dtype = get_backend(backend), compute_dtype(program)
-    without = [site for site in program.sites if not kernels.supports(dtype, site.head_dim)]
-    if not without:
+    reasons = {}
+    padded = False
+    for site, node in program.attention_nodes():
+        queries = str(arguments(node)[Q].meta["val"].dtype).removeprefix("torch.")
+        if not kernels.supports(dtype, site.head_dim):
+            reasons[site.name] = f"{backend} has no kernel for {dtype} heads of {site.head_dim}"
+        elif queries != dtype:
+            reasons[site.name] = f"its queries are {queries} and most weights {dtype}"
+        if site.name in reasons:
+            padded = padded or arguments(node)[KEY_MASK] is not None
+    if not reasons:
         return program
-    left = tuple(
-        LeftDense(site.name, f"{backend} has no kernel for {dtype} heads of {site.head_dim}")
-        for site in without
-    )
-    names = {site.name for site in without}
-    padded = any(
-        node.args[KEY_MASK] is not None for site, node in program.attention_nodes() if site.name in names
-    )
-    lowered = lower_dense(program, padded=padded, only=names)
+    left = tuple(LeftDense(name, reason) for name, reason in reasons.items())
+    lowered = lower_dense(program, padded=padded, only=set(reasons))
     return lowered.replace(left=(*lowered.left, *left))

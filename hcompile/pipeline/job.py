@@ -15,15 +15,19 @@ from hcompile.passes.linear import faster_library
 from hcompile.pipeline.choosing import read_plan, read_splits
 from hcompile.pipeline.importing import fit_to
 from hcompile.pipeline.request import OptimizeRequest
-from hcompile.pipeline.tuning import default_lengths
+from hcompile.pipeline.tuning import chosen_lengths
 from hcompile.plan import Plan
 from hcompile.policy.calibration import Splits
 from hcompile.policy.interface import Interface
 from hcompile.policy.metrics import metric_of
+from hcompile.policy.units import units_of
 from hcompile.program import Program
+from hcompile.program_json import program_to_json
 from hcompile.runtime.dispatch import compute_dtype
-from hcompile.runtime.inputs import length_axis, longest
+from hcompile.runtime.inputs import length_axis
 from hcompile.tuning_db.key import Device
+from hcompile.values import sha256_json
+from hcompile.versions import library_versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,7 @@ class Job:
 
     Attributes:
         plan: the user's, None where the policy chooses one.
-        axis: see `hcompile.runtime.inputs.length_axis`.
+        interface: how the model is called.
         lengths: rising; plans are made for the last one, and schedules for all.
         splits: documents, None where nothing is to be measured.
         held_out: the documents are fit for a certificate.
@@ -43,7 +47,7 @@ class Job:
     budget: Budget
     model: ImportedModel
     plan: Plan | None
-    axis: tuple[int, int] | None
+    interface: Interface
     lengths: tuple[int, ...]
     splits: Splits | None
     held_out: bool
@@ -57,6 +61,11 @@ class Job:
         return self.model.program
 
     @property
+    def axis(self) -> tuple[int, int] | None:
+        """See `hcompile.runtime.inputs.length_axis`."""
+        return self.interface.axis
+
+    @property
     def length(self) -> int:
         """Tokens that the plan is made for."""
         return self.lengths[-1]
@@ -64,7 +73,18 @@ class Job:
     @property
     def facts(self) -> dict[str, Any]:
         """What decides quality measurements besides weights, data and code."""
-        return {"dtype": self.dtype, "linear_library": self.library, "device": self.device.to_json()}
+        return {
+            "graphs": sha256_json(
+                [
+                    None if graph is None else program_to_json(graph)
+                    for graph in (self.program, self.model.original)
+                ]
+            ),
+            "dtype": self.dtype,
+            "linear_library": self.library,
+            "device": self.device.to_json(),
+            "versions": library_versions(),
+        }
 
 
 def prepare(request: OptimizeRequest, model: ImportedModel | None = None) -> Job:
@@ -80,16 +100,25 @@ def prepare(request: OptimizeRequest, model: ImportedModel | None = None) -> Job
         model = load_model(request.model, dtype=request.dtype, trust=request.trust, factory=request.factory)
     model = fit_to(request.backend, model)
     program = model.program
-    metric_of(budget.metric, request.metric).check(Interface.of(program), program.sites)
+    for graph in (program, model.original):
+        if graph is not None:
+            program_to_json(graph)  # What no artifact can hold is refused before the work, not after it.
     axis = length_axis(program)
-    lengths = _lengths(request, program, axis)
-    data = read_splits(request, model, lengths[-1])
+    interface = Interface.of(program, axis)
+    metric = metric_of(budget.metric, request.metric)
+    metric.check(interface, program.sites)
+    metric.limit(budget.limit)
+    lengths = chosen_lengths(request.lengths, program, axis)
+    if request.plan is None:
+        # What cannot become local at all is refused before the work.
+        units_of(program.sites, lengths[-1], granularity=request.granularity, keep_layers=request.keep_layers)
+    data = read_splits(request, model, interface, interface.fixed_length or lengths[-1])
     return Job(
         request=request,
         budget=budget,
         model=model,
         plan=None if request.plan is None else read_plan(request.plan, program),
-        axis=axis,
+        interface=interface,
         lengths=lengths,
         splits=data.splits,
         held_out=data.held_out,
@@ -119,12 +148,3 @@ def _check_output(request: OptimizeRequest) -> None:
         raise EnvironmentFault(
             f"{target.absolute().parent}: the output folder is missing or cannot be written"
         )
-
-
-def _lengths(request: OptimizeRequest, program: Program, axis: tuple[int, int] | None) -> tuple[int, ...]:
-    if request.lengths is None or axis is None:
-        return default_lengths(program, axis)
-    limit = longest(program, axis)
-    if limit is not None and max(request.lengths) > limit:
-        raise UsageError(f"--lengths {max(request.lengths)}: the model was made for at most {limit} tokens")
-    return tuple(sorted(set(request.lengths)))

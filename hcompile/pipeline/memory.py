@@ -23,7 +23,7 @@ class StoredMemory:
     """Implements `hcompile.policy.memory.Memory` for one program on one machine."""
 
     def __init__(self, db: TuningDB, program: Program, facts: Mapping[str, Any]) -> None:
-        """`facts`: whatever else decides results: dtype, device, libraries."""
+        """`facts`: whatever else decides results: the graph, dtype, device, libraries."""
         self._db = db
         self._weights = weights_sha256(program)
         self._code = code_sha256()

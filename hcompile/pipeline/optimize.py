@@ -25,6 +25,7 @@ from hcompile.pipeline.tuning import tune_options
 from hcompile.plan import Plan
 from hcompile.policy.certificate import Certificate
 from hcompile.policy.documents import data_digest
+from hcompile.policy.metrics import metric_of
 from hcompile.program import Program
 from hcompile.progress import Progress, quiet
 from hcompile.runtime.crossover import Crossover
@@ -79,18 +80,21 @@ def optimize(
         certificate = None
         if choice.holds:
             with stages("compile"):
-                compiled = _compile(job, choice.plan, kernels, progress)
+                progress("compile", 0, None)
+                tables, nodes = kernels.tables(choice.plan), kernels.node_times(choice.plan, job.length)
+                compiled = _lower(job, choice.plan, tables, nodes)
             with stages("certify"):
                 certificate = _certify(job, compiled, memory, progress)
         measured = tuner.measured
         if compiled is None or (certificate is not None and not certificate.holds):
             outcome, crossover = "dense", Crossover(None)
-            compiled = _compile(job, Plan.dense(job.program.sites), kernels, progress)
+            # Every call takes torch's own attention, so the schedules only have to be there.
+            compiled = _lower(job, Plan.dense(job.program.sites), kernels.any_table(), ())
         else:
             outcome = "hybrid"
             with stages("crossover"):
                 crossover = measure_crossover(
-                    compiled.program, compiled.lowered, job.axis, progress, request.seed
+                    compiled.program, compiled.lowered, job.axis, job.length, progress, request.seed
                 )
     with stages("write"):
         kept = certificate if outcome == "hybrid" else None
@@ -98,10 +102,9 @@ def optimize(
     return _report(job, choice, outcome, stages, measured, compiled, certificate, crossover)
 
 
-def _compile(job: Job, plan: Plan, kernels: PlanKernels, progress: Progress) -> _Compiled:
-    """Give every node of the plan its schedules, and lower."""
-    progress("compile", 0, None)
-    tables, nodes = kernels.tables(plan), kernels.node_times(plan, job.length)
+def _lower(
+    job: Job, plan: Plan, tables: Mapping[str, ScheduleTable], nodes: tuple[NodeTime, ...]
+) -> _Compiled:
     program = select(job.program, plan)
     lowered = Lowered.of(program, job.model.original, tables, job.request.backend, job.library)
     return _Compiled(program, lowered, tables, nodes)
@@ -116,8 +119,10 @@ def _certify(job: Job, compiled: _Compiled, memory: StoredMemory, progress: Prog
         "plan": None if plan is None else plan.digest,
         "schedules": {name: table.to_json() for name, table in compiled.tables.items()},
         "budget": job.budget.to_json(),
-        "metric": job.request.metric,
+        "metric": metric_of(job.budget.metric, job.request.metric).source(),
         "data": data_digest(job.splits.certify),
+        "domain": job.splits.domain,
+        "units": [document.unit for document in job.splits.certify],
         "seed": job.request.seed,
     }
     known = memory.recall("pipeline.certificate", key)
@@ -126,6 +131,7 @@ def _certify(job: Job, compiled: _Compiled, memory: StoredMemory, progress: Prog
     certificate = certify_lowered(
         compiled.program,
         compiled.lowered,
+        job.interface,
         job.splits.certify,
         budget=job.budget,
         metric=job.request.metric,

@@ -62,6 +62,11 @@ class OptimizeReport:
     kernels_measured: int
     warnings: tuple[str, ...] = ()
 
+    @property
+    def why_dense(self) -> str:
+        """Why the policy chose the dense plan, "" where it did not."""
+        return "" if self.policy is None else str(self.policy["why_dense"])
+
     def to_json(self) -> dict[str, Any]:
         return {
             "output": self.output,

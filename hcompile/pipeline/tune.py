@@ -15,7 +15,7 @@ from hcompile.pipeline.crossover import measure_crossover
 from hcompile.pipeline.kernels import PlanKernels
 from hcompile.pipeline.report import NodeTime
 from hcompile.pipeline.stages import Stages
-from hcompile.pipeline.tuning import default_lengths, tune_options
+from hcompile.pipeline.tuning import chosen_lengths, tune_options
 from hcompile.progress import Progress, quiet
 from hcompile.runtime.module import Lowered
 from hcompile.tuning.tune import Tuner
@@ -75,18 +75,20 @@ def tune(request: TuneRequest, progress: Progress = quiet) -> TuneReport:
     program, original = read_program(request.artifact, manifest)
     plan = program.plan
     assert plan is not None, "read_program refuses artifacts without a plan"
-    lengths = request.lengths or default_lengths(program, manifest.length_axis)
+    lengths = chosen_lengths(request.lengths, program, manifest.length_axis)
     options = tune_options(request.trials, request.time_limit_s, request.seed)
     with open_db(request.db) as db, Tuner(manifest.backend, db, options) as tuner:
         kernels = PlanKernels(program, lengths, manifest.backend, tuner)
         with stages("tune"):
             kernels.tune(progress)
-            tables, nodes = kernels.tables(plan), kernels.node_times(plan, max(lengths))
+            tables, nodes = kernels.tables(plan), kernels.node_times(plan, lengths[-1])
         measured = tuner.measured
     library = faster_library(program)
     lowered = Lowered.of(program, original, tables, manifest.backend, library)
     with stages("crossover"):
-        crossover = measure_crossover(program, lowered, manifest.length_axis, progress, request.seed)
+        crossover = measure_crossover(
+            program, lowered, manifest.length_axis, lengths[-1], progress, request.seed
+        )
     facts = {
         **{name: getattr(manifest, name) for name in ("source", "kind", "dtype", "backend", "length_axis")},
         "versions": library_versions(),

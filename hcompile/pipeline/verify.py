@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hcompile.artifact.load import open_artifact
 from hcompile.budget import Budget
+from hcompile.checks import shown
 from hcompile.errors import UsageError
 from hcompile.pipeline.certifying import certify_lowered, text_encoder
+from hcompile.pipeline.tuning import check_lengths
 from hcompile.policy.calibration import LEAST_TO_CERTIFY, gather
 from hcompile.policy.certificate import Certificate
 from hcompile.policy.interface import Interface
 from hcompile.policy.sources import read_source
 from hcompile.progress import Progress, quiet
+from hcompile.runtime.inputs import limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +27,7 @@ class VerifyRequest:
 
     Attributes:
         data: a source of documents, as for `--calib`.
-        budget: None for the one of the artifact's certificate.
+        budget: None for the one that the artifact was made with.
         metric: `package.module:function` of the user's.
         length: tokens of a document; None for the longest that the certificate speaks of.
         documents: how many; at least 32.
@@ -68,13 +72,20 @@ def verify(request: VerifyRequest, progress: Progress = quiet) -> VerifyReport:
         raise UsageError(
             f"{request.artifact}: its certificate cannot be used ({error}); write the artifact again"
         ) from error
-    budget = _budget(request, carried, opened.manifest.notes.get("budget"))
-    interface = Interface.of(opened.program)
-    length = request.length or (carried.longest if carried else None) or opened.longest
+    budget = _budget(request, opened.manifest.notes)
+    axis = opened.manifest.length_axis
+    interface = Interface.of(opened.program, axis)
+    length = request.length or (carried.longest if carried else None) or limits(opened.program, axis)[1]
     if length is None:
-        raise UsageError("nothing says how long documents should be: pass --lengths")
+        raise UsageError(f"{request.artifact}: nothing says how long documents should be: pass --length")
+    if interface.fixed_length is not None:
+        length = interface.fixed_length
+    else:
+        check_lengths("--length", [length], opened.program, axis)
     encode = text_encoder(opened.program, interface, opened.manifest.source)
-    count = max(LEAST_TO_CERTIFY, request.documents)
+    if request.documents < LEAST_TO_CERTIFY:
+        raise UsageError(f"--documents {request.documents}: a certificate needs at least {LEAST_TO_CERTIFY}")
+    count = request.documents
     documents = gather(read_source(request.data), interface, encode, length, count, request.seed)
     if len(documents) < LEAST_TO_CERTIFY:
         raise UsageError(
@@ -84,9 +95,10 @@ def verify(request: VerifyRequest, progress: Progress = quiet) -> VerifyReport:
     measured = certify_lowered(
         opened.program,
         opened.lowered,
+        interface,
         documents,
         budget=budget,
-        metric=request.metric or opened.manifest.notes.get("metric"),
+        metric=request.metric,
         domain=request.data,
         dtype=opened.manifest.dtype,
         device=opened.device.model,
@@ -96,8 +108,14 @@ def verify(request: VerifyRequest, progress: Progress = quiet) -> VerifyReport:
     return VerifyReport(str(request.artifact), measured, carried)
 
 
-def _budget(request: VerifyRequest, carried: Certificate | None, noted: Any) -> Budget:
-    text = request.budget or noted
+def _budget(request: VerifyRequest, notes: Mapping[str, Any]) -> Budget:
+    text, metric = request.budget or notes.get("budget"), notes.get("metric")
+    if metric is not None and request.metric is None and request.budget is None:
+        # An artifact must not choose code to run.
+        raise UsageError(
+            f"{request.artifact}: its budget is of a metric that is no part of hcompile: pass --metric {shown(metric)} "
+            "if you trust that code, or another --budget"
+        )
     if text is None:
         raise UsageError(f"{request.artifact} carries no budget: pass --budget METRIC=LIMIT")
     try:

@@ -30,20 +30,22 @@ class Batch:
         inputs: tensors in the program's order.
         valid: bool `[B, S]`, True for tokens that count; None where the inputs know no padding.
         tokens: int64 `[B, S]`, the token ids; None for models that take none.
-        documents: one per row.
+        documents: one per row; where the export fixed a larger batch, the last one fills the other rows.
+        length: what attention runs over in a row, padding included; 1 where nothing says it.
     """
 
     inputs: tuple[torch.Tensor, ...]
     valid: torch.Tensor | None
     tokens: torch.Tensor | None
     documents: tuple[Document, ...]
+    length: int
 
     def token_counts(self) -> list[int]:
-        """Return the valid tokens of each row; 1 for a row of a model without tokens."""
+        """Return the valid tokens of each document."""
         if self.valid is not None:
-            counts: list[int] = self.valid.sum(1).tolist()
+            counts: list[int] = self.valid[: len(self.documents)].sum(1).tolist()
             return counts
-        return [1 if self.tokens is None else self.tokens.shape[1]] * len(self.documents)
+        return [self.length] * len(self.documents)
 
 
 def batches(documents: Sequence[Document], interface: Interface) -> Iterator[Batch]:
@@ -68,12 +70,18 @@ def _runs(documents: Sequence[Document], rows: int) -> Iterator[list[Document]]:
 
 def make_batch(documents: Sequence[Document], interface: Interface, *, padded: bool = False) -> Batch:
     """Return one batch of documents of equal shapes, without padding unless it is asked for."""
-    columns = {name: [document.tensors[name] for document in documents] for name in documents[0].tensors}
+    rows = list(documents)
+    rows += rows[-1:] * ((interface.fixed_rows or 0) - len(rows))
+    columns = {name: [row.tensors[name] for row in rows] for name in rows[0].tensors}
     tokens_name = None if interface.tokens is None else interface.inputs[interface.tokens].name
+    mask_name = None if interface.mask is None else interface.inputs[interface.mask].name
     valid = None
-    if interface.mask is not None and tokens_name in columns:
+    if mask_name in columns:
+        # Documents that bring a mask of their own are padded as their author wanted them.
+        valid = torch.stack(columns[mask_name]) != 0
+    elif mask_name is not None and tokens_name in columns:
         length = columns[tokens_name][0].shape[0]
-        pads = [_pad(length, row, document) if padded else 0 for row, document in enumerate(documents)]
+        pads = [_pad(length, index, row) if padded else 0 for index, row in enumerate(rows)]
         # A row keeps its beginning, moved to the right end of the batch.
         columns[tokens_name] = [
             F.pad(ids[: length - pad], (pad, 0)) for ids, pad in zip(columns[tokens_name], pads, strict=True)
@@ -82,16 +90,15 @@ def make_batch(documents: Sequence[Document], interface: Interface, *, padded: b
     stacked = {name: torch.stack(column) for name, column in columns.items()}
     tokens = None if tokens_name is None else stacked[tokens_name]
     flat = []
-    for index, spec in enumerate(interface.inputs):
+    for spec in interface.inputs:
         if spec.name in stacked:
             flat.append(stacked[spec.name].to(getattr(torch, spec.dtype)))
-        elif index == interface.mask and valid is not None:
+        elif spec.name == mask_name and valid is not None:
             flat.append(valid.to(getattr(torch, spec.dtype)))
         else:
             flat.append(torch.ones_like(flat[0], dtype=getattr(torch, spec.dtype)))
-    if valid is None and interface.mask is not None and interface.inputs[interface.mask].name in stacked:
-        valid = stacked[interface.inputs[interface.mask].name] != 0
-    return Batch(tuple(flat), valid, tokens, tuple(documents))
+    length = interface.length_of(documents[0].tensors) or 1
+    return Batch(tuple(flat), valid, tokens, tuple(documents), length)
 
 
 def _pad(length: int, row: int, document: Document) -> int:

@@ -110,10 +110,31 @@ def load_splits(
     fitting = counts.within(len(documents))
     if fitting is None:
         raise _too_few(calib, length, len(documents), _LEAST.total)
-    profile, repair = fitting.profile, fitting.profile + fitting.repair
-    return Splits(
-        documents[:profile], documents[profile:repair], documents[repair : fitting.total], calib, calib
-    )
+    return Splits(*_apart(documents, fitting), calib, calib)
+
+
+def _apart(
+    documents: Sequence[Document], counts: Counts
+) -> tuple[tuple[Document, ...], tuple[Document, ...], tuple[Document, ...]]:
+    """Return documents for profile, repair and certify, all documents of one origin in the same split.
+
+    Where there are too few origins for that, such as one long text, splits are neighbouring parts of the data.
+    """
+    origins: dict[str, list[Document]] = {}
+    for document in documents:
+        origins.setdefault(document.origin or document.name, []).append(document)
+    if len(origins) < len(documents):
+        wanted = (counts.profile, counts.repair, counts.certify)
+        splits: tuple[list[Document], ...] = ([], [], [])
+        for group in sorted(origins.values(), key=len, reverse=True):
+            lacks = [count - len(split) for count, split in zip(wanted, splits, strict=True)]
+            splits[lacks.index(max(lacks))].extend(group[: max(lacks)])
+        profile, repair, certify = map(tuple, splits)
+        if len(profile) >= _LEAST.profile and len(repair) >= _LEAST.repair and len(certify) >= _LEAST.certify:
+            return profile, repair, certify
+        documents = [document for group in origins.values() for document in group]
+    first, second = counts.profile, counts.profile + counts.repair
+    return tuple(documents[:first]), tuple(documents[first:second]), tuple(documents[second : counts.total])
 
 
 def sample_splits(flat_inputs: Sequence[torch.Tensor], interface: Interface, source: str) -> Splits:
@@ -122,7 +143,9 @@ def sample_splits(flat_inputs: Sequence[torch.Tensor], interface: Interface, sou
     names = [spec.name for spec in interface.inputs]
     documents = tuple(
         Document(
-            f"{source}:{row}", {name: value[row] for name, value in zip(names, flat_inputs, strict=True)}
+            f"{source}:{row}",
+            {name: value[row] for name, value in zip(names, flat_inputs, strict=True)},
+            origin=f"{source}:{row}",
         )
         for row in range(rows)
     )
@@ -135,7 +158,7 @@ def gather(
     """Return up to `count` documents, in a random order that the seed decides.
 
     Text gives the first `length` tokens of each entry that has as many. Where these are too few, short entries are
-    joined, and where that is too little, the rest of long ones is cut into pieces; pieces of one entry are neighbours.
+    joined, and where that is too little, the rest of long ones is cut into pieces, one of each entry in turn.
     Entries of equal content count once.
     """
     shuffled = list(items)
@@ -160,22 +183,24 @@ def _text_documents(items: Iterable[Item], name: str, encode: Encoder, length: i
         if len(ids) < length:
             short.append((item.name, ids))
             continue
-        yield _tokens(item.name, name, ids[:length], "whole")
+        yield _tokens(item.name, name, ids[:length], "whole", item.name)
         rest.append((item.name, ids[length:]))
     separator = encode(_SEPARATOR)
     joined: list[int] = []
     for origin, ids in short:
         joined += [*separator, *ids] if joined and ids else ids
         if len(joined) >= length:
-            yield _tokens(origin, name, joined[:length], "joined")
+            yield _tokens(origin, name, joined[:length], "joined", origin)
             joined = []
-    for origin, ids in rest:
-        for start in range(0, len(ids) - length + 1, length):
-            yield _tokens(f"{origin}+{start + length}", name, ids[start : start + length], "piece")
+    start = 0
+    while rest := [(origin, ids) for origin, ids in rest if len(ids) >= start + length]:
+        for origin, ids in rest:
+            yield _tokens(f"{origin}+{start + length}", name, ids[start : start + length], "piece", origin)
+        start += length
 
 
-def _tokens(origin: str, name: str, ids: list[int], unit: str) -> Document:
-    return Document(origin, {name: torch.tensor(ids, dtype=torch.int64)}, unit)
+def _tokens(name: str, column: str, ids: list[int], unit: str, origin: str) -> Document:
+    return Document(name, {column: torch.tensor(ids, dtype=torch.int64)}, unit, origin)
 
 
 def _named_inputs(item: Item, interface: Interface) -> Document:
@@ -201,7 +226,7 @@ def _named_inputs(item: Item, interface: Interface) -> Document:
                 f"{item.name}: a row of {name} is {dtype} {list(row.shape)}, "
                 f"the model takes {spec.dtype} {list(spec.shape[1:])}"
             )
-    return Document(item.name, content)
+    return Document(item.name, content, origin=item.name)
 
 
 def _distinct(documents: Iterable[Document]) -> Iterator[Document]:

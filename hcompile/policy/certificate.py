@@ -10,7 +10,7 @@ from hcompile.policy.calibration import LEAST_TO_CERTIFY
 from hcompile.policy.documents import Document, data_digest
 from hcompile.policy.measure import Comparison
 from hcompile.policy.metrics.base import DocumentScore, degradation
-from hcompile.policy.statistics import upper_bound
+from hcompile.policy.statistics import by_origin, upper_bound
 
 SCHEMA = 1
 CONFIDENCE = 0.95
@@ -24,7 +24,7 @@ class Certificate:
         metric, unit: what was measured.
         limit: the largest degradation the budget allows.
         estimate: the degradation over all documents.
-        bound: its one-sided upper bound at `confidence`, documents resampled.
+        bound: its one-sided upper bound at `confidence`, documents resampled, those of one origin together.
         documents, tokens: how much was compared.
         shortest, longest: valid tokens of the rows; the claim is about inputs of these lengths.
         rows: largest batch.
@@ -109,14 +109,14 @@ def certify(
         scores += found
         counts += batch.token_counts()
         rows = max(rows, len(batch.documents))
-        padded += 0 if batch.valid is None else int((~batch.valid[:, 0]).sum())
+        padded += 0 if batch.valid is None else int((~batch.valid[: len(batch.documents), 0]).sum())
     units = {document.unit for document in documents}
     return Certificate(
         metric=comparison.metric.label(),
         unit=comparison.metric.unit,
         limit=limit,
         estimate=degradation(scores),
-        bound=upper_bound(scores, CONFIDENCE, seed),
+        bound=upper_bound(by_origin(documents, scores), CONFIDENCE, seed),
         confidence=CONFIDENCE,
         documents=len(documents),
         tokens=sum(score.tokens for score in scores),

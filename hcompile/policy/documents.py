@@ -16,6 +16,8 @@ class Document:
     Attributes:
         name: where it comes from.
         tensors: input name to its row, without the batch dimension; token documents hold their ids `[S]` alone.
+        origin: the file or record that it was cut from; documents of one origin may depend on each other.
+            "" where the document is one of its own.
         unit: "whole" (it starts a file or record), "joined" (of several short ones) or "piece" (a later part of a
             long one, so that neighbours may depend on each other).
     """
@@ -23,6 +25,7 @@ class Document:
     name: str
     tensors: Mapping[str, torch.Tensor]
     unit: str = "whole"
+    origin: str = ""
 
     @property
     def digest(self) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hcompile.errors import UsageError
 from hcompile.program import InputSpec, Program
+
+if TYPE_CHECKING:
+    import torch
 
 _HIDDEN_STATES = frozenset(
     {"hidden_states", "image_embeds", "last_hidden_state", "pooler_output", "text_embeds"}
@@ -25,6 +28,7 @@ class Interface:
         mask: the input `[B, S]` that is 1 for valid tokens, None where there is none.
         output: the output that quality is measured on.
         logits: whether that output can be logits; only its name can tell that it is not.
+        axis: (input, axis) of the dynamic size that attention runs over, None where it is fixed or not known.
     """
 
     inputs: tuple[InputSpec, ...]
@@ -32,17 +36,18 @@ class Interface:
     mask: int | None
     output: int
     logits: bool
+    axis: tuple[int, int] | None = None
 
     @classmethod
-    def of(cls, program: Program) -> Interface:
-        """Read the interface off a program's input and output names."""
+    def of(cls, program: Program, axis: tuple[int, int] | None = None) -> Interface:
+        """Read the interface off a program's input and output names; `axis` as in the attributes."""
         mask = next((i for i, spec in enumerate(program.inputs) if _is_mask(spec)), None)
         candidates = [i for i, spec in enumerate(program.inputs) if i != mask and _may_be_tokens(spec)]
         named = [i for i in candidates if program.inputs[i].name == "input_ids"]
         outputs = _named_outputs(program.output_tree, "")
         name, output = next((entry for entry in outputs if entry[0] == "logits"), outputs[0])
         tokens = next(iter(named or candidates), None)
-        return cls(program.inputs, tokens, mask, output, name not in _HIDDEN_STATES)
+        return cls(program.inputs, tokens, mask, output, name not in _HIDDEN_STATES, axis)
 
     @property
     def token_name(self) -> str:
@@ -58,6 +63,13 @@ class Interface:
                 f"the model takes {taken}, which text alone does not give: calibrate with safetensors of these inputs"
             )
         return self.inputs[self.tokens].name
+
+    def length_of(self, row: Mapping[str, torch.Tensor]) -> int | None:
+        """Return the length of one row of inputs: its tokens, or its size on `axis`; None where nothing says it."""
+        place = self.axis if self.tokens is None else (self.tokens, 1)
+        if place is None or self.inputs[place[0]].name not in row:
+            return None
+        return row[self.inputs[place[0]].name].shape[place[1] - 1]
 
     @property
     def fixed_rows(self) -> int | None:

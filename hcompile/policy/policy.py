@@ -26,6 +26,7 @@ from hcompile.policy.memory import Forgetful, Memory
 from hcompile.policy.metrics.base import DocumentScore, Metric
 from hcompile.policy.profile import Scores, expand
 from hcompile.policy.repair import Effort, Repair
+from hcompile.policy.statistics import by_origin, independent
 from hcompile.policy.surrogate import Direction, Likelihood
 from hcompile.policy.units import Unit, narrowed
 from hcompile.program import Program
@@ -49,12 +50,14 @@ class Models:
         dense: the dense model.
         hybrid: the program under any plan.
         kernel: computes the attention of a site with all heads under one pattern.
+        interface: how the program is called.
     """
 
     program: Program
     dense: Call
     hybrid: Runner
     kernel: Kernel
+    interface: Interface
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +128,11 @@ def choose_plan(
         UsageError: the metric does not fit the model, or an output is not finite.
     """
     program = models.program
-    interface = Interface.of(program)
+    interface = models.interface
     metric.check(interface, program.sites)
     dense = Plan.dense(program.sites)
-    longest = _longest(splits, interface)
-    if longest is not None:
+    longest = max((interface.length_of(document.tensors) or 0 for document in splits.profile), default=0)
+    if longest:
         units = narrowed(units, longest)
     latency_us = [[len(unit.heads) * head_us(unit.site, option) for option in unit.options] for unit in units]
     dense_us = sum(row[0] for row in latency_us)
@@ -147,7 +150,7 @@ def choose_plan(
         latency_us,
         limit,
         measure=keeper.measure,
-        certify_documents=len(splits.certify),
+        certify_documents=independent(splits.certify),
         effort=Effort() if effort is None else effort,
         seed=seed,
     )
@@ -156,14 +159,6 @@ def choose_plan(
     if best is None:
         return unchanged(why_dense="no measured plan is likely to hold the budget", trials=trials)
     return result(plan=best.plan, why_dense="", latency_us=best.latency_us, trials=trials)
-
-
-def _longest(splits: Splits, interface: Interface) -> int | None:
-    """Return the tokens of the longest profile document, None for a model without tokens."""
-    if interface.tokens is None:
-        return None
-    name = interface.inputs[interface.tokens].name
-    return max(document.tensors[name].shape[0] for document in splits.profile)
 
 
 class _Keeper:
@@ -186,7 +181,7 @@ class _Keeper:
         self._metric = metric
         self._seed = seed
         self._progress = progress
-        self._interface = Interface.of(models.program)
+        self._interface = models.interface
         self._surrogate = Likelihood() if metric.needs_logits else Direction()
         self._dense = Remembered(models.dense)
         self._options = sha256_json(
@@ -223,12 +218,12 @@ class _Keeper:
     def measure(self, plan: Plan) -> list[DocumentScore]:
         key = {
             "plan": plan.digest,
-            "metric": self._metric.label(),
+            "metric": self._metric.source(),
             "data": data_digest(self._splits.repair),
         }
         known = self._memory.recall("policy.repair", key)
         if known is not None:
-            return [DocumentScore.from_json(score) for score in known]
+            return by_origin(self._splits.repair, [DocumentScore.from_json(score) for score in known])
         comparison = Comparison(
             dense=self._dense,
             hybrid=partial(self._models.hybrid, plan),
@@ -238,4 +233,4 @@ class _Keeper:
         )
         scores = [score for _, found in comparison.measured(self._splits.repair, "repair") for score in found]
         self._memory.keep("policy.repair", key, [score.to_json() for score in scores])
-        return scores
+        return by_origin(self._splits.repair, scores)

@@ -165,9 +165,9 @@ def _run(program: Program, plan: Plan, batch: Batch, interface: Interface) -> tu
 
 
 def _rows(outputs: Sequence[torch.Tensor], interface: Interface) -> torch.Tensor:
-    """Return the output that counts as float32 `[tokens, features]`."""
+    """Return the first row of the output that counts, as float32 `[tokens, features]`."""
     # A clone, since the outputs of inference mode cannot take part in a gradient.
-    value = outputs[interface.output]
+    value = outputs[interface.output][:1]
     return (value.clone() if value.is_inference() else value).float().flatten(0, -2)
 
 

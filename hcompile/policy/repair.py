@@ -28,8 +28,7 @@ CONFIDENCE = 0.95
 """Of the likely bound: at least nine certificates in ten hold where the documents come from one population."""
 
 RESERVE = 0.1
-"""Share of the budget that repair leaves alone: text that is only like the calibration's may lose more. A plan of the
-testbed model that was chosen on the source of Python packages lost 1.26 times as much on the standard library."""
+"""Share of the budget that repair leaves alone: text only like the calibration's may lose more (docs/adr/0007)."""
 
 _STRENGTHENING = 1.8
 """Measured over predicted degradation of first plans; only a starting point."""
@@ -61,7 +60,7 @@ class Effort:
 
     Attributes:
         trials: plans measured at most.
-        time_limit_s: no measurement starts later than this, None for no limit.
+        time_limit_s: no measurement but the first starts later than this, None for no limit.
     """
 
     trials: int = 6
@@ -102,10 +101,12 @@ class Repair:
         self._effort = effort
         self._seed = seed
         self._clock = clock
-        self._deadline = None if effort.time_limit_s is None else clock() + effort.time_limit_s
+        self._deadline: float | None = None
 
     def run(self, scores: Scores, expand_around: Callable[[Plan], Scores]) -> Trial | None:
-        """Return the fastest accepted plan, None when none but the dense one holds."""
+        """Return the fastest accepted plan, None when none but the dense one holds; the time limit runs from here."""
+        if self._effort.time_limit_s is not None:
+            self._deadline = self._clock() + self._effort.time_limit_s
         start = self._limit / _HEADROOM / _STRENGTHENING
         self._search("profile", scores, scores.curvature, start, self._near)
         around = min(self.trials, key=lambda trial: abs(trial.likely_bound - self._limit), default=None)
@@ -177,7 +178,7 @@ class Repair:
 
     def _spent(self) -> bool:
         late = self._deadline is not None and self._clock() >= self._deadline
-        return late or len(self.trials) >= self._effort.trials
+        return (late and bool(self.trials)) or len(self.trials) >= self._effort.trials
 
 
 def _sum(

@@ -118,15 +118,22 @@ def _text(path: Path) -> bytes:
 
 
 def _lines(path: Path) -> Iterator[Item]:
-    for number, line in enumerate(_text(path).splitlines(), 1):
-        if not line.strip():
-            continue
-        name = f"{path}:{number}"
-        try:
-            text = json.loads(line)["text"].encode()
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(f'{name} is no JSON object with a "text": write one document a line') from error
-        yield _constant(name, text)
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    name = f"{path}:{number}"
+                    yield _constant(name, _text_of(line, name))
+    except OSError as error:
+        raise UsageError(f"calibration text {path} cannot be read: {error.strerror}") from error
+
+
+def _text_of(line: bytes, name: str) -> bytes:
+    try:
+        text: bytes = json.loads(line)["text"].encode()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f'{name} is no JSON object with a "text": write one document a line') from error
+    return text
 
 
 def _rows(path: Path) -> Iterator[Item]:

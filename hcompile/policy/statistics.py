@@ -13,9 +13,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hcompile.policy.documents import Document
 from hcompile.policy.metrics.base import DocumentScore, degradation
 
 RESAMPLES = 10_000
+
+_LEAST_RESAMPLED = 8
+"""Fewer documents say too little about their own spread to be resampled; Student's t serves them."""
+
+_LEAST_ERROR = 0.2
+"""Least standard error of a resample, as a share of the sample's: where one document carries most of a degradation,
+the third of all resamples that miss it have hardly any error, and without a floor the bound would be infinite."""
 
 _DOUBT = 1.25
 
@@ -37,20 +45,38 @@ def upper_bound(
     estimate, error = _ratio(totals[None], weights[None])
     if error[0] == 0.0:
         return float(estimate[0])
+    if len(scores) < _LEAST_RESAMPLED:
+        from scipy.stats import t as student
+
+        return float(estimate[0] + student.ppf(confidence, len(scores) - 1) * error[0])
     draws = np.random.default_rng(seed).integers(0, len(scores), (resamples, len(scores)))
     ratios, errors = _ratio(totals[draws], weights[draws])
-    # A resample of one document over and over has no spread; its t is infinite, in the direction of its ratio.
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.where(errors > 0, (ratios - estimate) / errors, np.sign(ratios - estimate) * np.inf)
+    t = (ratios - estimate) / np.maximum(errors, _LEAST_ERROR * error)
     low = np.quantile(t, 1.0 - confidence, method="inverted_cdf")
-    return float(estimate[0] - low * error[0])
+    return float(estimate[0] - min(low, 0.0) * error[0])
 
 
-def standard_error(scores: Sequence[DocumentScore]) -> float:
-    """Return the standard error of the degradation over documents."""
-    totals = np.array([[score.total for score in scores]], dtype=np.float64)
-    weights = np.array([[score.weight for score in scores]], dtype=np.float64)
-    return float(_ratio(totals, weights)[1][0])
+def independent(documents: Sequence[Document]) -> int:
+    """Return how many scores `by_origin` makes of the documents."""
+    origins = len({document.origin or document.name for document in documents})
+    return origins if origins > 1 else len(documents)
+
+
+def by_origin(documents: Sequence[Document], scores: Sequence[DocumentScore]) -> list[DocumentScore]:
+    """Return one score for each origin of the documents: what a bound resamples, since parts of one file are alike."""
+    found: dict[str, list[DocumentScore]] = {}
+    for document, score in zip(documents, scores, strict=True):
+        found.setdefault(document.origin or document.name, []).append(score)
+    if len(found) < 2:
+        return list(scores)  # One long text: its parts are all there is.
+    return [
+        DocumentScore(
+            sum(score.total for score in group),
+            sum(score.weight for score in group),
+            sum(score.tokens for score in group),
+        )
+        for group in found.values()
+    ]
 
 
 def likely_bound(scores: Sequence[DocumentScore], fresh: int, confidence: float, seed: int) -> float:

@@ -11,7 +11,7 @@ import torch
 
 from hcompile.codegen.registry import get_backend
 from hcompile.errors import KernelError
-from hcompile.operator import Kernel, bind
+from hcompile.operator import Kernel, bind, chosen_by
 from hcompile.passes.lower import lower
 from hcompile.program import Program
 from hcompile.schedules.schedule import Schedule
@@ -62,7 +62,7 @@ def bind_program(program: Program, tables: Mapping[str, ScheduleTable], backend_
     bindings = {}
     for site in program.sites:
         if site.name in tables:
-            bindings[site.name] = _bind_table(tables[site.name], backend_name, dtype, site.head_dim)
+            bindings[site.name] = bind_table(tables[site.name], backend_name, dtype, site.head_dim)
     return lower(program, bindings)
 
 
@@ -94,7 +94,11 @@ def compute_dtype(program: Program) -> str:
     return str(max(sizes, key=lambda dtype: sizes[dtype])).removeprefix("torch.")
 
 
-def _bind_table(table: ScheduleTable, backend_name: str, dtype: str, head_dim: int) -> str:
+def bind_table(table: ScheduleTable, backend_name: str, dtype: str, head_dim: int) -> str:
+    """Build the kernels of a table, bind them by length, and return the binding that a node names.
+
+    Raises: as `bind_program`.
+    """
     backend = get_backend(backend_name)
     content = [backend_name, backend.kernel_source_hash(), dtype, head_dim, table.to_json()]
     binding = sha256_json(content)[:32]
@@ -106,18 +110,4 @@ def _bind_table(table: ScheduleTable, backend_name: str, dtype: str, head_dim: i
 
 def _by_length(limits: list[int], kernels: list[Kernel]) -> Kernel:
     last = len(kernels) - 1
-
-    def choose(
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        key_mask: torch.Tensor | None,
-        head_params: torch.Tensor,
-        q_offset: int,
-        scale: float,
-        causal: bool,
-    ) -> torch.Tensor:
-        kernel = kernels[min(bisect_left(limits, q.shape[2]), last)]
-        return kernel(q, k, v, key_mask, head_params, q_offset, scale, causal)
-
-    return choose
+    return chosen_by(lambda q: kernels[min(bisect_left(limits, q.shape[2]), last)])

@@ -8,17 +8,18 @@ inputs: one compilation serves all shapes, the weights stay shared, and a call p
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
 import torch
 from torch.fx import Graph, GraphModule, Node
 
+from hcompile.errors import UsageError
 from hcompile.program import InputSpec, Program
 
-# Traced sizes of the dynamic dimensions: distinct, so that only dimensions of one symbol share one, and above 1,
-# since Inductor fixes sizes of 0 and 1. Smaller sizes run correctly (tests/runtime/test_inductor.py).
+# The first of the sizes that dynamic dimensions are traced with, where their limits allow it. Smaller sizes run
+# correctly (tests/runtime/test_inductor.py).
 _FIRST_HINT = 67
 
 
@@ -70,6 +71,7 @@ def _compile(program: Program, tensors: Mapping[str, torch.Tensor]) -> Callable[
             node.meta["val"] = fake
         with tracing(TracingContext(mode)), _one_thread_pool():
             compiled = cast(Callable[..., Any], compile_fx(GraphModule(torch.nn.Module(), graph), fakes))
+    check_free_sizes(program, fakes[len(tensors) :])
     return compiled
 
 
@@ -108,26 +110,78 @@ def _symbolic_inputs(program: Program, tensors: Mapping[str, torch.Tensor]) -> t
     from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
     mode = FakeTensorMode(shape_env=ShapeEnv())
+    hints = example_sizes(program)
+    taken = list(hints.values())
 
-    def fake(name: str, value: torch.Tensor, dynamic: list[bool]) -> torch.Tensor:
-        sizes = [DimDynamic.DUCK if is_dynamic else DimDynamic.STATIC for is_dynamic in dynamic]
+    def kind(size: int | str) -> DimDynamic:
+        if isinstance(size, int):
+            return DimDynamic.STATIC
+        # Dimensions of equal size share a symbol, but for sizes that two of the program's had to share.
+        return DimDynamic.DUCK if taken.count(hints[size]) == 1 else DimDynamic.DYNAMIC
+
+    def fake(name: str, value: torch.Tensor, sizes: Iterable[int | str]) -> torch.Tensor:
         # Symbols are named after the source, so a stable name keeps Inductor's disk cache warm across processes.
-        context: Any = StatelessSymbolicContext(dynamic_sizes=sizes)
+        context: Any = StatelessSymbolicContext(dynamic_sizes=[kind(size) for size in sizes])
         return mode.from_tensor(value, symbolic_context=context, source=ConstantSource(name))
 
-    hints: dict[str, int] = {}
-    fakes = [fake(name, value, [False] * value.dim()) for name, value in tensors.items()]
+    fakes = [fake(name, value, value.shape) for name, value in tensors.items()]
     for spec in program.inputs:
         example = torch.empty(example_shape(spec, hints), dtype=getattr(torch, spec.dtype))
-        fakes.append(fake(spec.name, example, [isinstance(size, str) for size in spec.shape]))
+        fakes.append(fake(spec.name, example, spec.shape))
     return mode, fakes
 
 
-def example_shape(spec: InputSpec, hints: dict[str, int]) -> list[int]:
-    """Return a traced shape: each symbol gets one distinct size, kept in `hints`."""
-    shape = []
-    for size in spec.shape:
-        if isinstance(size, str):
-            size = hints.setdefault(size, _FIRST_HINT + 10 * len(hints))
-        shape.append(size)
-    return shape
+def example_sizes(program: Program) -> dict[str, int]:
+    """Return the size within its limits that each dynamic dimension is traced with, by its symbol."""
+    shapes = [spec.shape for spec in program.inputs]
+    stored = [tensor.shape for tensor in program.tensors.values()]
+    fixed = {size for shape in (*shapes, *stored) for size in shape if isinstance(size, int)}
+    sizes: dict[str, int] = {}
+    for symbol in (size for shape in shapes for size in shape if isinstance(size, str)):
+        if symbol not in sizes:
+            wanted = _FIRST_HINT + 10 * len(sizes)
+            sizes[symbol] = _example_size(program.dims.get(symbol, (1, None)), wanted, sizes.values(), fixed)
+    return sizes
+
+
+def _example_size(
+    limits: tuple[int, int | None], wanted: int, taken: Collection[int], fixed: Collection[int]
+) -> int:
+    """Return a size near `wanted` that no graph is likely to be specialized for.
+
+    As far as the limits allow, it is above 1, since Inductor fixes sizes of 0 and 1; it equals no other size, since
+    sizes that are equal when traced may be taken for equal for good; and it is odd, since the same goes for divisors.
+    """
+    least, most = limits
+    nearest = max(least, wanted) if most is None else max(least, min(wanted, most))
+    reach = 2 * (len(taken) + len(fixed) + 1)
+    last = nearest + reach if most is None else min(most, nearest + reach)
+    return min(
+        range(max(least, nearest - reach), last + 1),
+        key=lambda size: (size < 2, size in taken, size in fixed, size % 2 == 0, abs(size - nearest)),
+    )
+
+
+def example_shape(spec: InputSpec, sizes: Mapping[str, int]) -> list[int]:
+    """Return the traced shape of an input."""
+    return [sizes[size] if isinstance(size, str) else size for size in spec.shape]
+
+
+def check_free_sizes(program: Program, inputs: Iterable[torch.Tensor]) -> None:
+    """Raise UsageError where tracing has fixed a dynamic size or made two of them one: other calls would be wrong."""
+    places: dict[Any, tuple[str, str]] = {}
+    for spec, traced in zip(program.inputs, inputs, strict=True):
+        for axis, (symbol, size) in enumerate(zip(spec.shape, traced.shape, strict=True)):
+            least, most = program.dims.get(str(symbol), (1, None))
+            if isinstance(symbol, int) or least == most or not isinstance(size, torch.SymInt):
+                continue
+            place = f"axis {axis} of {spec.name}"
+            if size.node.expr.is_Integer:
+                raise UsageError(
+                    f"the graph compiles only if {place} is {size.node.expr}: export it with that size fixed"
+                )
+            other, first = places.setdefault(size.node.expr, (symbol, place))
+            if other != symbol:
+                raise UsageError(
+                    f"the graph compiles only if {first} and {place} are equal: export it with one size for both"
+                )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from hcompile.passes.sites import Q, arguments
 from hcompile.program import Program
@@ -21,11 +23,31 @@ def length_axis(program: Program) -> tuple[int, int] | None:
     return None
 
 
-def longest(program: Program, axis: tuple[int, int] | None) -> int | None:
-    """Return the longest sequence that the export allows, None where it sets no limit or has no dynamic length."""
+def limits(program: Program, axis: tuple[int, int] | None) -> tuple[int, int | None]:
+    """Return the least and the largest number of tokens that the export allows, None where there is no largest.
+
+    Where the length is fixed (`axis` is None) both are what the first attention runs over.
+    """
     if axis is None:
+        fixed = _fixed_length(program)
+        return fixed or 1, fixed
+    least, most = program.dims.get(str(program.inputs[axis[0]].shape[axis[1]]), (1, None))
+    return max(1, least), most
+
+
+def _fixed_length(program: Program) -> int | None:
+    """Return what the first attention runs over, None in a program without one."""
+    first = next((node for _, node in program.attention_nodes()), None)
+    if first is None:
         return None
-    return program.dims.get(str(program.inputs[axis[0]].shape[axis[1]]), (1, None))[1]
+    queries = arguments(first)[Q]
+    if "val" not in queries.meta:
+        # Read from an artifact, where shapes are not kept.
+        program = program.with_graph(program.edit())
+        queries = next(arguments(node)[Q] for _, node in program.attention_nodes())
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        FakeTensorProp(program.graph, mode).propagate(*made_up_inputs(program, None, 1, 1))
+    return int(queries.meta["val"].shape[2])
 
 
 def made_up_inputs(

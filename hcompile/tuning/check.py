@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import torch
 
 from hcompile.operator import Kernel
-from hcompile.patterns import Pattern
+from hcompile.patterns import Local, Pattern
 from hcompile.reference import attention_reference
 from hcompile.workload import Workload
 
 CHECK_LENGTHS = (237, 61)
 """Longer than a few tiles and a multiple of none; and shorter than most tiles."""
+
+_MOST_SINKS = 7
 
 _EXP2_ERROR = 4e-7
 """Relative error that a kernel's own exponential may have."""
@@ -38,9 +40,10 @@ class Verdict:
 def check(kernel: Kernel, workload: Workload, seed: int) -> Verdict:
     """Compare a kernel with the reference on fresh inputs, and return the worst case.
 
-    Every pattern of the workload takes part, under the workload's dtype, head size, grouping and causality. The lengths
-    are ragged, one row is padded on the left and one wholly, and the queries are fewer than the keys in one case. The
-    output's memory is NaN before the call, so that what a kernel does not write shows.
+    Every pattern of the workload takes part, under the workload's dtype, head size, grouping and causality; windows and
+    sinks are cut, so that some queries see them apart. The lengths are ragged, one row is padded on the left and one
+    wholly, and the queries are fewer than the keys in one case. The output's memory is NaN before the call, so that
+    what a kernel does not write shows.
 
     Raises:
         RuntimeError: the kernel wrote to its inputs, or its output has a wrong shape or dtype.
@@ -58,7 +61,9 @@ def _check_case(
     kernel: Kernel, workload: Workload, q_len: int, kv_len: int, padded: bool, generator: torch.Generator
 ) -> Verdict:
     dtype = getattr(torch, workload.dtype)
-    patterns = _few_heads(workload)
+    # Wide enough that some block of keys lies wholly inside a window; narrow enough that the padded row, which begins
+    # late, has hidden keys between its sinks and its last windows.
+    patterns = _few_heads(workload, kv_len // 5 if padded else kv_len * 5 // 8)
     group = workload.q_heads // workload.kv_heads
     batch, kv_heads = 3 if padded else 1, len(patterns) // group
     q = _random((batch, len(patterns), q_len, workload.head_dim), dtype, generator)
@@ -146,12 +151,22 @@ def head_params(patterns: tuple[Pattern, ...]) -> torch.Tensor:
     return torch.tensor([pattern.params() for pattern in patterns], dtype=torch.int32)
 
 
-def _few_heads(workload: Workload) -> tuple[Pattern, ...]:
-    """Return each pattern of the workload once, repeated up to whole groups of query heads."""
-    patterns = [pattern for pattern, _ in workload.heads]
+def _few_heads(workload: Workload, reach: int) -> tuple[Pattern, ...]:
+    """Return each pattern of the workload once, repeated up to whole groups of query heads.
+
+    Args:
+        reach: the widest window.
+    """
+    patterns = [_cut(pattern, reach) for pattern, _ in workload.heads]
     group = workload.q_heads // workload.kv_heads
     total = -(-max(len(patterns), 2 * group) // group) * group
     return tuple(patterns[head % len(patterns)] for head in range(total))
+
+
+def _cut(pattern: Pattern, reach: int) -> Pattern:
+    if isinstance(pattern, Local):
+        return Local(min(pattern.window, reach), min(pattern.sinks, _MOST_SINKS))
+    return pattern
 
 
 def _random(shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:

@@ -36,7 +36,7 @@ class SweepReport:
         trials: by strategy, the median over the seeds of the trials until a point within `NEAR` is measured.
         trials_after_others: the same for the model-guided search that has records of searches on the other sweeps.
         default_loss: of the default schedule.
-        fixed_loss: of the one schedule that would be best for all sweeps together.
+        fixed_loss: of the one schedule that would be best for all sweeps of this dtype together.
         found_loss, found_trials: of a search with default options, medians over the seeds.
     """
 
@@ -58,21 +58,21 @@ class SweepReport:
         return {**asdict(self), "best": self.best.to_json()}
 
 
-def report(sweeps: Sequence[Sweep]) -> list[SweepReport]:
-    """Return the tuner table of some sweeps."""
-    fixed = best_fixed(sweeps)
-    searches = {sweep.name: [default_search(sweep, seed) for seed in SEEDS] for sweep in sweeps}
+def report(sweeps: Sequence[Sweep], seeds: Sequence[int] = SEEDS) -> list[SweepReport]:
+    """Return the tuner table of some sweeps, with one search of each kind for each seed."""
+    searches = {sweep.name: [default_search(sweep, seed) for seed in seeds] for sweep in sweeps}
     rows = []
     for sweep in sweeps:
         others = [other for other in sweeps if other is not sweep]
+        fixed = best_fixed([each for each in sweeps if each.workload.dtype == sweep.workload.dtype])
         priors = [
-            _with_prior(sweep, [(other, searches[other.name][seed].history) for other in others])
-            for seed in SEEDS
+            _with_prior(sweep, [(other, searches[other.name][run].history) for other in others])
+            for run in range(len(seeds))
         ]
         plain, found = problem_of(sweep), searches[sweep.name]
-        by_strategy = {name: [trials_to(sweep, plain, name, seed) for seed in SEEDS] for name in STRATEGIES}
+        by_strategy = {name: [trials_to(sweep, plain, name, seed) for seed in seeds] for name in STRATEGIES}
         after_others = [
-            trials_to(sweep, prior, "xgboost", seed) for seed, prior in zip(SEEDS, priors, strict=True)
+            trials_to(sweep, prior, "xgboost", seed) for seed, prior in zip(seeds, priors, strict=True)
         ]
         rows.append(
             SweepReport(

@@ -9,6 +9,7 @@ import numpy as np
 
 from hcompile.patterns import Pattern
 from hcompile.schedules import Schedule
+from hcompile.schedules.template import get_template
 from hcompile.tuning.machine import Machine
 from hcompile.tuning.problem import Floats
 from hcompile.workload import Workload
@@ -33,32 +34,11 @@ def work(workload: Workload) -> float:
     return float(workload.batch * workload.head_dim * max(1, _visited(workload)))
 
 
-def tile_pairs(pattern: Pattern, q_len: int, kv_len: int, causal: bool, block_q: int, block_k: int) -> int:
-    """Count the pairs in the tiles that a kernel visits for one head: whole query tiles, key blocks of the two ranges
-    (sinks, window) that any of their queries sees."""
-    window, sinks = pattern.params()
-    first = np.arange(0, q_len, block_q, dtype=np.int64) + (kv_len - q_len)
-    last = np.minimum(first + block_q, kv_len) - 1
-    key_end = np.minimum(kv_len, last + 1) if causal else np.full_like(last, kv_len)
-    sink_end = np.minimum(sinks, key_end)
-    low, high = np.maximum(0, first - window + 1), np.minimum(key_end, last + window)
-    apart = _blocks(sink_end, block_k) + _blocks(high - low, block_k)
-    keys = np.where(low > sink_end, apart, _blocks(np.maximum(high, sink_end), block_k))
-    return int(keys.sum()) * block_q * block_k
-
-
-def _blocks(keys: Floats, block_k: int) -> Floats:
-    return -(-np.maximum(keys, 0) // block_k)
-
-
 def _fit_features(workload: Workload, machine: Machine, schedule: Schedule) -> list[float]:
     """Relate the tile sizes, where the template has them, to the patterns and the caches."""
     values = dict(schedule.values)
     block_q, block_k = values.get("block_q", 1), values.get("block_k", 1)
-    pairs = sum(
-        count * tile_pairs(pattern, workload.q_len, workload.kv_len, workload.causal, block_q, block_k)
-        for pattern, count in workload.heads
-    )
+    pairs = sum(count * _computed(workload, pattern, schedule) for pattern, count in workload.heads)
     # A query tile keeps Q and the output; a key block brings K, V and the scores, all as float32.
     tile_bytes = 4 * (2 * block_q * workload.head_dim + block_q * block_k + 2 * block_k * workload.head_dim)
     query_tiles = workload.batch * workload.q_heads * math.ceil(workload.q_len / block_q)
@@ -68,6 +48,15 @@ def _fit_features(workload: Workload, machine: Machine, schedule: Schedule) -> l
         math.log2(tile_bytes / machine.l2_bytes),
         math.log2(query_tiles / machine.threads),
     ]
+
+
+def _computed(workload: Workload, pattern: Pattern, schedule: Schedule) -> int:
+    """Count the pairs that one head computes, as the schedule's template does."""
+    try:
+        count = get_template(schedule.template).tile_pairs
+    except KeyError:  # A template of another package: what its tiles make of a pattern is not known.
+        return pattern.visited_pairs(workload.q_len, workload.kv_len, causal=workload.causal)
+    return count(schedule, pattern, workload.q_len, workload.kv_len, causal=workload.causal)
 
 
 def _workload_features(workload: Workload) -> list[float]:

@@ -2,14 +2,13 @@
 
 A plan's mix of heads is hardly ever seen twice, so it is not measured while plans are being compared: nodes whose heads
 all have one pattern are. A node takes a constant for its launch, and the time of each of its heads, found by dividing
-what a uniform node takes. Once a plan stands, its nodes are measured, and `prediction_error` says how good this was.
+what a uniform node takes. Once a plan stands, its nodes are measured.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 
 from hcompile.patterns import Dense, Pattern
 from hcompile.site import Site
@@ -80,18 +79,3 @@ def node_workload(
         dtype=dtype,
         batch=batch,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class PredictionError:
-    """Relative errors of predicted against measured times: of the sum over all nodes, and of the worst node."""
-
-    total: float
-    worst: float
-
-
-def prediction_error(predicted_us: Mapping[str, float], measured_us: Mapping[str, float]) -> PredictionError:
-    """Compare the times of the same nodes, by site name. Positive errors mean predictions that were too long."""
-    apart = [(predicted_us[name] - measured_us[name]) / measured_us[name] for name in measured_us]
-    total = sum(predicted_us[name] for name in measured_us) / sum(measured_us.values()) - 1
-    return PredictionError(total, max(apart, key=abs))

@@ -31,7 +31,10 @@ class Machine:
         """Return this machine with `threads` in use; where it does not tell its caches, those of a common one."""
         found = {}
         for index in sorted(caches.glob("index*")):
-            level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
+            try:
+                level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
+            except OSError:  # Virtual machines list caches of which they do not know the size.
+                continue
             if kind != "Instruction" and level in "123":
                 found[f"l{level}_bytes"] = int(size[:-1]) * _UNITS[size[-1]]
         return cls(threads=threads, **found)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
+from hcompile.codegen.locked_folder import locked_folder
 from hcompile.schedules import Schedule
 from hcompile.tuning.measurement import Measurement
 from hcompile.tuning.pool import WorkerPool
@@ -18,8 +19,11 @@ from hcompile.tuning.timing import Rounds
 from hcompile.tuning_db.record import Status
 from hcompile.workload import Workload
 
-ROUNDS = Rounds()
-FINAL_ROUNDS = Rounds(least=10)
+SLOW_US = 2e6
+"""A call that takes longer than this is timed once: more would not fit into a candidate's time limit."""
+
+ROUNDS = Rounds(slow_us=SLOW_US)
+FINAL_ROUNDS = Rounds(least=10, slow_us=SLOW_US)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +57,15 @@ class Measurer:
 
         Args:
             backend: the name of a backend, or `package.module:attribute`.
-            folder: where built files are kept; by default a temporary folder.
+            folder: where built files are kept; by default a temporary folder, made after those of killed processes are
+                removed.
         """
         self._limits = limits or MeasureLimits()
         arguments = {"backend": backend, "threads": threads, "memory-bytes": self._limits.memory_bytes}
         self._owned = ExitStack()
         if folder is None:
-            folder = Path(self._owned.enter_context(tempfile.TemporaryDirectory(prefix="hcompile-tuning-")))
+            temporary = locked_folder("hcompile-tuning-", Path(tempfile.gettempdir()))
+            folder = self._owned.enter_context(temporary)
         self._folder = folder
         pool = WorkerPool([f"--{name}={value}" for name, value in arguments.items()], self._limits.workers)
         self._pool = self._owned.enter_context(pool)
@@ -121,7 +127,7 @@ class Measurer:
         ]
 
     def retime(self, workload: Workload, measurements: Sequence[Measurement]) -> list[Measurement]:
-        """Time right candidates against each other, in turn; as they were where one of them fails now."""
+        """Time right candidates against each other, in turn; the same objects again where one of them fails now."""
         timed = self.time(workload, [each.schedule for each in measurements], FINAL_ROUNDS)
         if not all(each.ok for each in timed):
             return list(measurements)

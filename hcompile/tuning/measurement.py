@@ -71,6 +71,9 @@ class Runner(Protocol):
     def retime(self, measurements: Sequence[Measurement]) -> list[Measurement]:
         """Time right candidates against each other, in turn, and return them with their new times."""
 
+    def known(self) -> Sequence[Measurement]:
+        """Return what is known of the workload by now, whoever measured it."""
+
 
 def fastest(measurements: Sequence[Measurement]) -> Measurement | None:
     """Return the right candidate with the least median, the first of equals."""

@@ -9,8 +9,11 @@ from hcompile.schedules import Schedule
 from hcompile.tuning.measure import ROUNDS, Measurer
 from hcompile.tuning.measurement import Measurement
 from hcompile.tuning_db.key import RecordKey
-from hcompile.tuning_db.record import Record
-from hcompile.tuning_db.store import Claim, TuningDB
+from hcompile.tuning_db.record import Record, Status
+from hcompile.tuning_db.store import QUARANTINED, Claim, TuningDB
+
+TRANSIENT = frozenset({Status.CRASH, Status.OUT_OF_MEMORY, Status.TIMEOUT})
+"""Failures that a busy or full machine can cause."""
 
 
 class RecordingRunner:
@@ -36,24 +39,36 @@ class RecordingRunner:
                 self._keep(measurement)
                 yield measurement
             elif claim is Claim.QUARANTINED:
-                yield next(
-                    known for known in known_measurements(self._db, self._key) if known.schedule == schedule
-                )
+                yield next(known for known in self.known() if known.schedule == schedule)
 
     def retime(self, measurements: Sequence[Measurement]) -> list[Measurement]:
         again = self._measurer.retime(self._key.workload, measurements)
-        for measurement in again:
-            self._keep(measurement)
+        for old, new in zip(measurements, again, strict=True):
+            if new is not old:
+                self._keep(new)
         return again
+
+    def known(self) -> Sequence[Measurement]:
+        return known_measurements(self._db, self._key, self._run_id)
 
     def _keep(self, measurement: Measurement) -> None:
         self._db.add(record_of(measurement, self._key, self._run_id))
 
 
-def known_measurements(db: TuningDB, key: RecordKey) -> list[Measurement]:
-    """Return what the database knows of a workload, in the order in which it was measured."""
+def known_measurements(db: TuningDB, key: RecordKey, run_id: str) -> list[Measurement]:
+    """Return what the database knows of a workload, as far as it stands, in the order in which it was measured."""
     records = sorted(db.records(key), key=lambda record: (record.measured_at, record.schedule))
-    return [Measurement.of_record(record) for record in records]
+    return [Measurement.of_record(record) for record in records if stands(record, run_id)]
+
+
+def stands(record: Record, run_id: str) -> bool:
+    """Say whether a record counts in this run.
+
+    What may have been another run's bad moment is measured again, once in a run, except where the candidate killed
+    whole processes.
+    """
+    lasting = record.status not in TRANSIENT or record.message.startswith(QUARANTINED)
+    return lasting or record.run_id == run_id
 
 
 def record_of(measurement: Measurement, key: RecordKey, run_id: str) -> Record:

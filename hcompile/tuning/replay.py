@@ -133,6 +133,10 @@ class Replay:
     def retime(self, measurements: Sequence[Measurement]) -> list[Measurement]:
         return list(measurements)
 
+    def known(self) -> Sequence[Measurement]:
+        """Return nothing: a search on a sweep is alone."""
+        return ()
+
 
 def _point_form(point: Measurement) -> list[Any]:
     return [str(point.status), *(round(time, _TIME_DIGITS) for time in _summary(point.times_us))]

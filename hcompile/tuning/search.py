@@ -68,7 +68,8 @@ class SearchResult:
     """What a search found.
 
     Attributes:
-        history: one measurement per candidate in the order of their trials, those from before the search first.
+        history: one measurement per candidate in the order of their trials, those from before the search first, and
+            last what others measured meanwhile.
         winner: the fastest finalist by the interleaved timing, None when no candidate is right.
     """
 
@@ -111,6 +112,7 @@ def search(
                 best = fastest(history)
                 progress(len(history), options.trials, best.median_us if best else None)
         elsewhere.update(set(positions) - set(problem.positions(history)))
+    history += _meanwhile(problem, history, runner)
     return SearchResult(tuple(history), _final(history, runner, options), stop)
 
 
@@ -130,6 +132,12 @@ def _over(
     if _since_improvement(history, options.noise) >= options.patience:
         return Stop.PATIENCE
     return None
+
+
+def _meanwhile(problem: Problem, history: Sequence[Measurement], runner: Runner) -> list[Measurement]:
+    """Return what other processes have measured since the search began, so that their best can win too."""
+    unmeasured = set(problem.points) - {each.schedule for each in history}
+    return [each for each in runner.known() if each.schedule in unmeasured]
 
 
 def _is_hopeless(history: Sequence[Measurement], proposal: Proposal, options: SearchOptions) -> bool:

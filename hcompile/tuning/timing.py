@@ -21,13 +21,15 @@ class Rounds:
     Attributes:
         least, most: timed calls of each candidate, at least and at most.
         enough_s: no further round once each candidate has run for this long.
-        limit_us: a call whose warm-up takes longer than this is timed by that call alone.
+        limit_us: a call whose second warm-up takes longer than this is timed by that alone.
+        slow_us: a call whose first warm-up takes longer than this has no second one, and one round is enough with it.
     """
 
     least: int = 5
     most: int = 50
     enough_s: float = 0.15
     limit_us: float = float("inf")
+    slow_us: float = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +43,20 @@ class Timing:
 def time_calls(calls: Sequence[Callable[[], object]], rounds: Rounds) -> Timing:
     """Time calls in turn (A, B, A, B, ...), so that drifts of the machine meet all of them alike.
 
-    Each is called twice before, to fault in memory and to warm caches and thread pools.
+    Each is called twice before (a slow one once), to fault in memory and to warm caches and thread pools.
     """
     clock = _BusyClock()
     first = []
     for call in calls:
-        call()
-        first.append(_once_us(call))
-    if len(calls) == 1 and first[0] > rounds.limit_us:
+        warm_us = _once_us(call)
+        first.append(warm_us if warm_us > rounds.slow_us else _once_us(call))
+    slow = max(first) > rounds.slow_us
+    if len(calls) == 1 and not slow and first[0] > rounds.limit_us:
         return Timing(((first[0],),), clock.noisy())
     times: list[list[float]] = [[] for _ in calls]
     spent_us = 0.0
-    while len(times[0]) < rounds.least or (len(times[0]) < rounds.most and spent_us < rounds.enough_s * 1e6):
+    least = 1 if slow else rounds.least
+    while len(times[0]) < least or (len(times[0]) < rounds.most and spent_us < rounds.enough_s * 1e6):
         for call, own in zip(calls, times, strict=True):
             own.append(_once_us(call))
         spent_us += max(own[-1] for own in times)

@@ -21,17 +21,16 @@ from hcompile.patterns import Dense, Local
 from hcompile.schedules import Schedule
 from hcompile.site import Site
 from hcompile.tuning.features import features, work
-from hcompile.tuning.latency import Timer, node_workload
+from hcompile.tuning.latency import node_workload
 from hcompile.tuning.machine import Machine
 from hcompile.tuning.measure import MeasureLimits, Measurer
 from hcompile.tuning.measurement import Measurement, TrialProgress
 from hcompile.tuning.problem import Floats, Problem
-from hcompile.tuning.recording import RecordingRunner, known_measurements, record_of
-from hcompile.tuning.search import SearchOptions, SearchResult, search
+from hcompile.tuning.recording import RecordingRunner, record_of, stands
+from hcompile.tuning.search import SearchOptions, SearchResult, Stop, search
 from hcompile.tuning_db.key import RecordKey
 from hcompile.tuning_db.record import Record, Status
 from hcompile.tuning_db.result import ResultKey
-from hcompile.tuning_db.rows import Filters
 from hcompile.tuning_db.store import TuningDB
 from hcompile.values import sha256_json
 from hcompile.workload import Workload
@@ -84,7 +83,8 @@ class Tuner:
     def tune(self, workload: Workload) -> Record:
         """Return the best schedule of a workload; search for it where no search of it has been finished.
 
-        A search that was interrupted goes on: what it measured counts as its first trials.
+        A search that was interrupted, ran out of time or found nothing goes on: what it measured counts as its first
+        trials.
 
         Raises:
             KernelError: every candidate failed.
@@ -97,23 +97,31 @@ class Tuner:
             result = self._search(workload, key, points)
             winner = result.winner.schedule.text if result.winner else None
             outcome = {"stop": str(result.stop), "trials": len(result.history), "winner": winner}
-            self._db.put_result(finished, outcome)
+            if winner is not None and result.stop is not Stop.TIME:
+                self._db.put_result(finished, outcome)
         records = self._db.records(key)
         for record in records:
-            if record.schedule == outcome["winner"]:
+            if record.schedule == outcome["winner"] and record.status is Status.OK:
                 return record
+        # Another process may have put a failure in the winner's place, or a right candidate beside failures.
+        best = self._db.best(key)
+        if best is not None:
+            return best
         reason = records[0].message if records else "other processes are measuring all of them"
         raise KernelError(f"no schedule of {workload.label()} is valid ({reason}): see hcompile db list")
 
     def choose(self, workload: Workload, schedules: Sequence[Schedule]) -> Record:
         """Return the record of the fastest of a few schedules on a workload, measured now where the database lacks it.
 
+        Failures of other runs that need not last, such as a time limit, count as lacking.
+
         Raises:
             KernelError: none of them is valid.
         """
         key = self._backend.record_key(workload)
         known = {record.schedule: record for record in self._db.records(key)}
-        missing = [schedule for schedule in schedules if schedule.text not in known]
+        standing = {text for text, record in known.items() if stands(record, self._run_id)}
+        missing = [schedule for schedule in schedules if schedule.text not in standing]
         self._measurer.build(workload, missing)
         for schedule in missing:
             record = record_of(self._measurer.measure(workload, schedule), key, self._run_id)
@@ -126,10 +134,6 @@ class Tuner:
                 f"no schedule for {workload.label()} is valid ({records[0].message}): see hcompile db list"
             )
         return min(right, key=_median_us)
-
-    def timer(self, schedule: Schedule) -> Timer:
-        """Return what a `LatencyTable` asks: the time of any workload under this schedule."""
-        return lambda workload: _median_us(self.choose(workload, [schedule]))
 
     def _search(self, workload: Workload, key: RecordKey, points: tuple[Schedule, ...]) -> SearchResult:
         space = self._backend.space(workload)
@@ -145,17 +149,14 @@ class Tuner:
         left_s = max(self._deadline - time.monotonic(), 1e-3)
         options = replace(self._options.search, time_limit_s=left_s)
         runner = RecordingRunner(self._db, self._measurer, key, self._run_id)
-        known = [each for each in known_measurements(self._db, key) if each.schedule in space]
+        known = [each for each in runner.known() if each.schedule in space]
         return search(problem, runner, options, known, self._progress)
 
     def _prior(self, key: RecordKey) -> tuple[Floats, Floats]:
         """Return features and costs of what other workloads of this template measured on this machine."""
-        filters = Filters(backend=key.backend, template=key.template, status=Status.OK)
         rows, costs = [], []
-        for record in self._db.records(filters, limit=PRIOR_RECORDS):
+        for record in self._db.alike(key, PRIOR_RECORDS):
             other = record.key.workload
-            if other == key.workload or record.key != replace(key, workload=other):
-                continue
             space, measurement = self._backend.space(other), Measurement.of_record(record)
             if measurement.schedule in space:
                 encoded = [space.encode(measurement.schedule)]

@@ -8,6 +8,7 @@ queries.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from hcompile.patterns import Pattern
 from hcompile.schedules.axis import Axis
@@ -70,9 +71,14 @@ def visited_tile_pairs(schedule: Schedule, pattern: Pattern, q_len: int, kv_len:
 
     The last query stands at the last key, as in `Pattern.visited_pairs`, which this is at least.
     """
-    window, sinks = pattern.params()
-    block_q, block_k, mr_s = schedule["block_q"], schedule["block_k"], schedule["mr_s"]
+    tiles = (schedule["block_q"], schedule["block_k"], schedule["mr_s"])
+    return _tile_pairs(*pattern.params(), *tiles, q_len, kv_len, causal)
 
+
+@lru_cache(maxsize=4096)  # A tuner asks for every schedule, and most of them share these three sizes.
+def _tile_pairs(
+    window: int, sinks: int, block_q: int, block_k: int, mr_s: int, q_len: int, kv_len: int, causal: bool
+) -> int:
     def computed(keys: int) -> int:
         full, rest = divmod(max(0, keys), block_k)
         return full * block_k + -(-rest // mr_s) * mr_s
@@ -112,4 +118,4 @@ def _default(problem: Problem) -> dict[str, int]:
     }
 
 
-register_template(Template(NAME, supports, space))
+register_template(Template(NAME, supports, space, visited_tile_pairs))

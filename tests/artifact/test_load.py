@@ -76,7 +76,7 @@ def test_on_its_own_machine_it_loads_without_a_warning(tiny_artifact: Path) -> N
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         opened = open_artifact(tiny_artifact)
-    assert opened.longest == 512
+    assert opened.limits == (1, 512)
     assert [tuple(value.shape) for value in opened.inputs(7, batch=2)] == [(2, 7), (2, 7)]
 
 

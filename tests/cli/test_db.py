@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hcompile.tuning_db.key import Device, RecordKey
 from hcompile.tuning_db.record import Record, Status
 from hcompile.tuning_db.rows import Filters
 from hcompile.tuning_db.store import open_db
+from hcompile.values import canonical_json
 from hcompile.workload import Workload
 
 FAST = '{"template":"flash","values":{"block_m":64,"block_n":32}}'
@@ -177,11 +179,41 @@ def test_import_of_a_changed_file_is_refused(path: Path, tmp_path: Path) -> None
         assert store.count(Filters()) == 0
 
 
+def test_import_says_how_many_records_it_refuses_and_takes_the_others(
+    tmp_path: Path, records: list[Record]
+) -> None:
+    file, other = tmp_path / "records.jsonl", tmp_path / "other.sqlite"
+    with open_db(tmp_path / "tuning.sqlite") as store:
+        for record in records:
+            store.add(record)
+        store.export(file)
+    lines = file.read_text().splitlines()
+    lines[2] = lines[2].replace('"status":"wrong"', '"status":"superb"')
+    body = "".join(f"{line}\n" for line in lines[:-1])
+    trailer = canonical_json({"records": 2, "sha256": hashlib.sha256(body.encode()).hexdigest()})
+    file.write_text(f"{body}{trailer}\n")
+    result = run("import", "--db", other, file)
+    assert isinstance(result.exception, UsageError)
+    assert f"import {file}: 1 of its records" in str(result.exception)
+    assert "1 added" in result.stderr and "1 refused" in result.stderr
+    with open_db(other) as store:
+        assert store.records() == records[:1]
+
+
+@pytest.mark.parametrize("command", [["list"], ["show", "abcd"], ["export", "x"]], ids=" ".join)
+def test_looking_into_a_missing_database_is_a_usage_error_and_makes_none(
+    command: list[str], tmp_path: Path
+) -> None:
+    result = run(*command, "--db", tmp_path / "typo.sqlite")
+    assert isinstance(result.exception, UsageError)
+    assert "typo.sqlite does not exist" in str(result.exception)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "command", [["list"], ["show", "abcd"], ["export", "x"], ["import", "x"]], ids=" ".join
 )
 def test_a_database_that_cannot_be_is_an_environment_fault(command: list[str], tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    result = run(*command, "--db", tmp_path / "file" / "tuning.sqlite")
+    result = run(*command, "--db", tmp_path)
     assert isinstance(result.exception, EnvironmentFault)
     assert result.exception.exit_code == 5

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
+from hcompile import doctor
 from hcompile.cli.main import main
+from hcompile.tuning_db.key import Device
 
 
 def test_machine_that_runs_the_tests_is_healthy() -> None:
@@ -46,3 +50,23 @@ def test_database_that_is_none_is_named(tmp_path: Path) -> None:
     check = next(c for c in json.loads(result.stdout)["checks"] if c["name"] == "tuning database")
     assert check["state"] == "fail"
     assert str(path) in check["found"] + check["advice"]
+
+
+@pytest.mark.parametrize(
+    ("isa", "state"), [("avx2", "ok"), ("avx512", "ok"), ("avx512-bf16", "ok"), ("x86_64", "warn")]
+)
+def test_processor_with_wide_vectors_is_fine(isa: str, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device("cpu", "any", isa, cores=2, threads=2, memory_class="1GiB")
+    monkeypatch.setattr(doctor, "get_backend", lambda name: SimpleNamespace(device=lambda: device))
+    assert doctor._processor().state == state
+
+
+def test_tvm_is_not_imported_beside_another_tvm_ffi(monkeypatch: pytest.MonkeyPatch) -> None:
+    imported: list[str] = []
+    monkeypatch.setattr(doctor, "import_module", imported.append)
+    monkeypatch.setattr(
+        doctor, "version", lambda name: "0.1.15" if name == "apache-tvm-ffi" else metadata.version(name)
+    )
+    states = {check.name: check.state for check in doctor.examine().checks}
+    assert states["apache-tvm-ffi"] == "fail"
+    assert imported == ["torch", "xgboost"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import warnings
 from collections.abc import Iterator
 from typing import NoReturn
@@ -66,12 +67,41 @@ def test_traceback_option_lets_the_error_through(
     assert runner.invoke(main, ["--traceback", "fail"]).exception is error
 
 
-def test_interrupt_says_that_work_is_kept(runner: CliRunner, failing: list[BaseException]) -> None:
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("tune", "Interrupted: what was measured is kept, and the same command goes on from there.\n"),
+        ("bench", "Interrupted.\n"),
+    ],
+)
+def test_interrupt_says_whether_work_is_kept(
+    runner: CliRunner,
+    failing: list[BaseException],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    expected: str,
+) -> None:
     failing.append(KeyboardInterrupt())
-    result = runner.invoke(main, ["fail"])
-    assert (result.exit_code, result.stdout) == (130, "")
-    expected = "Interrupted: what was measured is kept, and the same command goes on from there.\n"
-    assert result.stderr == expected
+    monkeypatch.setitem(main.commands, name, main.commands["fail"])
+    result = runner.invoke(main, [name])
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", expected)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_being_told_to_end_is_an_interrupt(runner: CliRunner, number: signal.Signals) -> None:
+    def harmless(*_: object) -> None: ...
+
+    @main.command("wait")
+    def wait() -> None:
+        signal.raise_signal(number)
+
+    before = signal.signal(number, harmless)
+    try:
+        assert runner.invoke(main, ["wait"]).exit_code == 130
+        assert signal.getsignal(number) is harmless
+    finally:
+        signal.signal(number, before)
+        del main.commands["wait"]
 
 
 def test_warning_is_one_line_on_stderr(runner: CliRunner) -> None:

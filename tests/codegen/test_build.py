@@ -77,9 +77,21 @@ def test_heads_without_a_kernel_are_refused(dtype: str, head_dim: int) -> None:
 
 def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
     with pytest.raises(EnvironmentFault, match="no C compiler"):
         BACKEND.build(SAFE, "float32", 16, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_c_compiler_is_the_one_that_cc_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "my-cc"
+    compiler.write_text("#!/bin/sh\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", f"{compiler} -m64")
+    assert build._c_compiler() == [str(compiler), "-m64"]
+    monkeypatch.setenv("CC", "no-such-compiler")
+    with pytest.raises(EnvironmentFault, match="CC names no-such-compiler"):
+        build._c_compiler()
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

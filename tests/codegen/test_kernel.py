@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +15,7 @@ from hypothesis import strategies as st
 from hcompile.codegen import get_backend
 from hcompile.errors import KernelError
 from hcompile.operator import Kernel
-from tests.codegen.kernel_cases import DENSE, assert_right, build, make_call, schedule
+from tests.codegen.kernel_cases import DENSE, Call, assert_right, build, make_call, schedule
 
 KERNELS = {
     "float32": ("float32", 64, schedule("float32", 64)),
@@ -153,6 +156,26 @@ def test_heads_of_other_sizes_or_dtypes_are_refused(plain: Kernel) -> None:
     for call in (make_call([DENSE], 4, 4, head_dim=32), make_call([DENSE], 4, 4, dtype=torch.bfloat16)):
         with pytest.raises(KernelError, match="heads of 64"):
             call.run(plain)
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lambda call: {"v": call.v[:, :, :-1]},
+        lambda call: {"k": call.k[:1], "v": call.v[:1]},
+        lambda call: {"k": call.k[:, :2], "v": call.v[:, :2]},
+        lambda call: {"key_mask": call.key_mask[:, :-1]},
+        lambda call: {"key_mask": call.key_mask[:1]},
+        lambda call: {"head_params": call.head_params[:1]},
+    ],
+    ids=["values", "batch", "heads", "mask", "rows of the mask", "parameters"],
+)
+def test_arguments_that_end_too_early_are_refused(
+    plain: Kernel, cut: Callable[[Call], dict[str, Any]]
+) -> None:
+    call = make_call([DENSE] * 3, 5, 5, batch=2, key_mask=torch.ones(2, 5, dtype=torch.bool))
+    with pytest.raises(KernelError, match=r"attention: .* not fit q \(2, 3, 5, 64\)"):
+        replace(call, **cut(call)).run(plain)
 
 
 def test_no_queries_and_no_keys(plain: Kernel) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hcompile.codegen.tvm_cpu.machine import read_cpu, this_cpu, this_device
+from hcompile.codegen.tvm_cpu.machine import memory_class, read_cpu, this_cpu, this_device
 
 AVX2 = "fpu sse2 avx avx2 fma"
 AVX512 = f"{AVX2} avx512f avx512dq avx512vl avx512bw"
@@ -44,6 +44,13 @@ def test_cpus_that_differ_have_different_digests() -> None:
 def test_an_arm_description_has_a_model_and_no_avx() -> None:
     cpu = read_cpu("processor\t: 0\nFeatures\t: fp asimd\nCPU part\t: 0xd40\n")
     assert cpu.model == "0xd40" and "avx" not in cpu.isa
+
+
+@pytest.mark.parametrize(
+    ("mebibytes", "name"), [(256, "1GiB"), (1024, "1GiB"), (1025, "2GiB"), (60_000, "64GiB")]
+)
+def test_memory_is_rounded_up_to_powers_of_two(mebibytes: int, name: str) -> None:
+    assert memory_class(mebibytes << 20) == name
 
 
 def test_this_device_is_described() -> None:

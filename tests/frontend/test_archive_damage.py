@@ -94,6 +94,10 @@ def set_range(graph: Any, name: str) -> None:
         ),
         (lambda graph: set_operator(graph, "torch.ops.aten.__init__.__globals__"), "no such operator"),
         (lambda graph: set_operator(graph, "torch.ops.aten._unsafe_index_put.default"), "no such operator"),
+        (
+            lambda graph: set_operator(graph, "torch.ops.hcompile.attention.default"),
+            "not one of torch's own tensor operators",
+        ),
         (lambda graph: graph.update(verifiers=["ANY"]), "not one of torch's own verifiers"),
         (lambda graph: set_range(graph, "u99999999999"), "not the name of a size"),
         (lambda graph: set_range(graph, "x"), "not the name of a size"),
@@ -142,6 +146,13 @@ def test_strange_member_is_refused_by_name(
     members: dict[str, bytes], tmp_path: Path, name: str, content: bytes, reason: str
 ) -> None:
     assert reason in refusal(written(tmp_path / "model.pt2", {**members, name: content}))
+
+
+def test_weight_of_a_size_that_is_no_number_is_refused(members: dict[str, bytes], tmp_path: Path) -> None:
+    config = json.loads(members[f"model/{WEIGHTS}"])
+    config["config"]["weight"]["tensor_meta"]["sizes"][0] = {"as_expr": {"expr_str": "s0", "hint": None}}
+    changed = {**members, f"model/{WEIGHTS}": json.dumps(config).encode()}
+    assert "does not hold weight as" in refusal(written(tmp_path / "model.pt2", changed))
 
 
 def test_member_that_is_there_twice_is_refused(members: dict[str, bytes], tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,18 @@ def test_an_archives_sample_inputs_are_in_the_order_of_its_inputs(archive: Path)
     assert all(torch.equal(samples[name], value) for name, value in example().items())
 
 
+def test_sample_inputs_that_do_not_fit_the_graph_are_one_line(archive: Path, tmp_path: Path) -> None:
+    content, other = io.BytesIO(), tmp_path / "other.pt2"
+    torch.save(((), {"x": torch.ones(1), "marks": torch.ones(1)}), content)
+    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(other, "w") as new:
+        for name in old.namelist():
+            is_sample = name.endswith("data/sample_inputs/model.pt")
+            new.writestr(name, content.getvalue() if is_sample else old.read(name))
+    with pytest.raises(UsageError, match=r"other\.pt2: its graph does not take its sample inputs") as caught:
+        load_model(other)
+    assert "\n" not in str(caught.value)
+
+
 def test_an_archive_keeps_its_dtype(archive: Path) -> None:
     with pytest.raises(UsageError, match="keeps the dtype it was exported in"):
         load_model(archive, dtype="bfloat16")
@@ -96,6 +110,16 @@ def test_sizes_that_a_module_fixes_stay_fixed() -> None:
     model = load_module(Fixed(), ((torch.ones(3, 7), torch.ones(3, 7)), {}))
     assert [spec.shape[1] for spec in model.program.inputs] == [7, 7]
     assert model.program.run(torch.ones(5, 7), torch.ones(5, 7))[0].shape == (5, 2)
+
+
+def test_samples_are_not_cut_below_what_the_graph_takes() -> None:
+    class Late(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            heads = x[:, None]
+            return F.scaled_dot_product_attention(heads, heads, heads, is_causal=True)[:, 0, 99]
+
+    model = load_module(Late(), ((example(2, 120)["x"],), {}))
+    assert len(model.program.sites) == 1
 
 
 def test_a_module_without_attention_has_no_site() -> None:

@@ -12,6 +12,7 @@ import torch
 
 from hcompile.errors import UsageError
 from hcompile.frontend.load import load_model
+from hcompile.guard import Guard
 from hcompile.left import LeftDense
 from hcompile.passes.findings import findings
 from hcompile.passes.verify import compare_outputs
@@ -163,6 +164,28 @@ def test_an_image_model_is_raised(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = model(pixel_values=pixels).last_hidden_state
     compare_outputs([expected], program, [pixels])
+
+
+def test_an_image_model_without_a_size_says_what_to_do() -> None:
+    from hcompile.frontend.transformers_folder import import_model
+
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1])
+    with pytest.raises(UsageError, match=r"tiny: .* gives no image_size .* --model package\.module:factory"):
+        import_model(transformers.ResNetModel(config).eval(), "tiny")
+
+
+def test_a_mask_that_is_computed_with_has_a_guard_and_the_original_graph(tmp_path: Path) -> None:
+    fields = SIZES | {"num_hidden_layers": 1, "max_2d_position_embeddings": 8}
+    model = save_model(tmp_path, "LayoutLMModel", "LayoutLMConfig", fields)
+    imported = load_model(tmp_path)
+    assert imported.program.guards == (Guard("binary", "attention_mask"),)
+    assert imported.original is not None and imported.original.sites == ()
+    ids = torch.randint(1, 97, (2, 9), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[0, 4] = -1  # hidden by the model's arithmetic, and neither of the two values that the proof assumes
+    with torch.no_grad():
+        wanted = model(input_ids=ids, attention_mask=mask).last_hidden_state
+    torch.testing.assert_close(imported.original.run(ids, mask)[0], wanted)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from hcompile.errors import UsageError
 from hcompile.operator import bind
-from hcompile.passes.base import Pass, run_passes
 from hcompile.passes.lower import drop_key_mask, lower, lower_dense
 from hcompile.passes.raise_attention import raise_attention
 from hcompile.passes.select import select
@@ -18,7 +17,15 @@ from hcompile.patterns import Dense, Local
 from hcompile.plan import Plan
 from hcompile.program import Program
 from hcompile.program_json import program_from_json, program_to_json
-from tests.passes.attention_models import HEADS, Projected, exported, hidden, largest_difference, operators
+from tests.passes.attention_models import (
+    HEADS,
+    Projected,
+    exported,
+    hidden,
+    largest_difference,
+    masked,
+    operators,
+)
 
 
 def _windowed(q: Tensor, k: Tensor, v: Tensor, marks: Tensor) -> Tensor:
@@ -152,9 +159,30 @@ def test_a_program_read_from_json_is_selected_and_lowered_alike(program: Program
     assert largest_difference(dense.run(*inputs), dense_read.run(*inputs)) == 0
 
 
-def test_passes_run_in_order_and_are_timed(program: Program) -> None:
-    dense, runs = run_passes(program, [Pass("unpad", drop_key_mask), Pass("lower", lower_dense)])
-    assert [run.name for run in runs] == ["unpad", "lower"]
-    assert runs[0].nodes_after == runs[1].nodes_before < runs[0].nodes_before
-    assert all(run.seconds > 0 for run in runs)
-    assert dense.sites == ()
+class _Longer(torch.nn.Module):
+    """Two layers of one window, the second over twice as many positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        near = masked(lambda query, key: (key <= query) & (key > query - 4))
+        self.first, self.second = Projected(near), Projected(near)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.second(torch.cat((self.first(x), x), 1))
+        return out
+
+
+def test_nodes_of_different_lengths_do_not_share_a_mask() -> None:
+    program = raise_attention(exported(_Longer(), hidden(2, 11)))
+    assert [site.window for site in program.sites] == [4, 4]
+    read = program_from_json(program_to_json(program), program.tensors)
+    for one in (program, read):
+        verify_rewrite(lower_dense(one), one, [hidden(2, 11)])
+
+
+def test_layers_of_one_key_mask_share_a_mask_without_shapes(tiny_program: Program) -> None:
+    read = program_from_json(program_to_json(tiny_program), tiny_program.tensors)
+    before, after = (
+        operators(program).count("logical_and") for program in (read, lower_dense(read, padded=True))
+    )
+    assert len(read.sites) == 2 and after - before == 1

@@ -182,6 +182,24 @@ LEFT: dict[str, tuple[Attend, str]] = {
 }
 
 
+def _strongest(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    scores = q @ k.transpose(-1, -2)
+    return scores.masked_fill(scores < scores.topk(16).values[..., -1:], -torch.inf).softmax(-1) @ v
+
+
+def _turned(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (k @ q.transpose(-1, -2)).transpose(-1, -2).softmax(-1) @ v
+
+
+def test_a_fixed_length_does_not_spare_the_softmax_its_trial() -> None:
+    module = stacked(_strongest, _turned, _filled).eval()
+    program = raise_attention(
+        Program.from_exported(torch.export.export(module, (hidden(2, 128),), strict=False))
+    )
+    assert [site.name for site in program.sites] == ["2"]
+    assert [entry.name for entry in program.left] == ["0", "1"]
+
+
 @pytest.fixture(scope="module")
 def not_understood() -> tuple[Program, Program]:
     original = exported(stacked(*(attend for attend, _ in LEFT.values())), hidden(2, 11), longest=_LONGEST)

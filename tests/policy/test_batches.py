@@ -46,6 +46,30 @@ def test_a_fixed_batch_size_is_kept() -> None:
     assert [len(batch.documents) for batch in batches(token_documents(6, 64), interface)] == [3, 3]
 
 
+def test_a_short_run_fills_a_fixed_batch_and_counts_once() -> None:
+    interface = Interface((InputSpec("input_ids", "int64", (3, 64)),), 0, None, 0, True)
+    (batch,) = batches(token_documents(2, 64), interface)
+    assert tuple(batch.inputs[0].shape) == (3, 64)
+    assert len(batch.documents) == 2 and batch.token_counts() == [64, 64]
+
+
+def test_rows_of_a_model_without_tokens_have_the_length_of_its_axis() -> None:
+    interface = Interface((InputSpec("x", "float32", ("b", "s", 8)),), None, None, 0, False, (0, 1))
+    batch = make_batch([Document("d", {"x": torch.ones(5, 8)})], interface)
+    assert batch.token_counts() == [5]
+
+
+def test_tokens_with_a_mask_of_their_own_are_left_as_they_are() -> None:
+    interface = Interface.of(tiny_text())
+    ids, mask = torch.arange(32) + 1, torch.tensor([0] * 4 + [1] * 28)
+    rows = [Document(str(i), {"input_ids": ids, "attention_mask": mask}) for i in range(2)]
+    (batch,) = batches(rows, interface)
+    assert batch.tokens is not None and batch.valid is not None
+    assert batch.tokens.tolist() == [ids.tolist()] * 2
+    assert batch.valid.tolist() == [mask.bool().tolist()] * 2
+    assert batch.token_counts() == [28, 28]
+
+
 def test_rows_of_other_shapes_start_a_batch() -> None:
     interface = Interface((InputSpec("pixels", "float32", ("b", 3, "n")),), None, None, 0, False)
     documents = [Document(str(n), {"pixels": torch.ones(3, n)}) for n in (4, 4, 5, 4)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from functools import partial
 from pathlib import Path
 
@@ -112,6 +113,32 @@ def test_short_texts_are_joined_and_long_ones_cut_only_when_needed() -> None:
     assert texts[0] == ("whole", long[:8])
     assert texts[1][0] == "joined" and sorted(texts[1][1]) == sorted(b"bbb\n\nccc")
     assert texts[2:] == [("piece", long[8:16]), ("piece", long[16:24])]
+
+
+def test_parts_of_one_text_are_in_one_split(tmp_path: Path) -> None:
+    for index in range(40):
+        (tmp_path / f"{index}.txt").write_bytes(
+            bytes(random.Random(index).randbytes(4 * 32)).hex().encode()[:130]
+        )
+    splits = load_splits(str(tmp_path), text_interface(), BYTES, 32)
+    origins = [
+        {document.origin for document in part} for part in (splits.profile, splits.repair, splits.certify)
+    ]
+    assert (len(splits.profile), len(splits.repair), len(splits.certify)) == (6, 24, 48)
+    assert not origins[0] & origins[1] and not origins[1] & origins[2] and not origins[0] & origins[2]
+
+
+def test_pieces_come_from_every_text_in_turn() -> None:
+    texts = items_of(*(bytes([65 + text]) * 8 + bytes(range(40 * text, 40 * text + 16)) for text in range(3)))
+    documents = gather(texts, text_interface(), BYTES, 8, 6, 0)
+    assert [document.unit for document in documents] == ["whole"] * 3 + ["piece"] * 3
+    assert len({document.origin for document in documents[3:]}) == 3
+
+
+def test_one_long_text_is_cut_into_neighbouring_parts() -> None:
+    path_text = bytes(random.Random(0).randbytes(32 * 80))
+    documents = gather(items_of(path_text), text_interface(), BYTES, 32, 78, 0)
+    assert len(documents) == 78 and {document.origin for document in documents} == {"0"}
 
 
 def test_named_inputs_must_be_the_models(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hcompile.patterns import Pattern
 from hcompile.plan import Plan
 from hcompile.policy.calibration import Splits
 from hcompile.policy.documents import Document
+from hcompile.policy.interface import Interface
 from hcompile.policy.metrics import metric_of
 from hcompile.policy.policy import Models, PolicyResult, choose_plan
 from hcompile.policy.repair import Effort
@@ -53,7 +54,8 @@ class Counted:
 
     def models(self) -> Models:
         dense = Plan.dense(self.program.sites)
-        return Models(self.program, lambda inputs: self(dense, inputs), self, attention_reference)
+        interface = Interface.of(self.program)
+        return Models(self.program, lambda inputs: self(dense, inputs), self, attention_reference, interface)
 
 
 def splits() -> Splits:
@@ -176,6 +178,7 @@ def test_logits_that_are_not_finite_are_refused() -> None:
         models.dense,
         lambda plan, inputs: [x * float("nan") for x in runner(plan, inputs)],
         models.kernel,
+        models.interface,
     )
     with pytest.raises(UsageError, match="hybrid model's output is not finite"):
         choose_plan(broken, units_of(runner.program.sites, LENGTH), splits(), metric_of("kl"), 0.05, pairs_us)

@@ -135,6 +135,12 @@ def test_the_time_limit_stops_new_measurements() -> None:
     assert len(world.measured) == 1 and not world.expanded
 
 
+def test_a_time_limit_that_is_over_leaves_one_measurement() -> None:
+    world = World()
+    repair_of(world, effort=Effort(time_limit_s=1), clock=[0.0, 50.0]).run(world.scores(), world.expand)
+    assert len(world.measured) == 1
+
+
 def test_the_number_of_trials_is_kept() -> None:
     world = World()
     repair_of(world, effort=Effort(trials=2)).run(world.scores(), world.expand)

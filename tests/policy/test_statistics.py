@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hcompile.policy.documents import Document
 from hcompile.policy.metrics.base import DocumentScore, degradation
-from hcompile.policy.statistics import likely_bound, standard_error, upper_bound
+from hcompile.policy.statistics import by_origin, independent, likely_bound, upper_bound
 
 
 def scores_of(values: list[float]) -> list[DocumentScore]:
@@ -44,6 +45,12 @@ def test_the_bound_is_never_below_the_estimate(values: list[float], seed: int) -
     assert upper_bound(scores, 0.95, seed, 500) >= degradation(scores) - 1e-12
 
 
+@pytest.mark.parametrize("values", [[0.0, 1.0], [0.0, 1.0, 2.0], [0.0] * 23 + [1.0]])
+def test_a_bound_is_finite_and_above_the_estimate(values: list[float]) -> None:
+    scores = scores_of(values)
+    assert degradation(scores) < upper_bound(scores, 0.95, 0) < 10
+
+
 def test_equal_seeds_give_equal_bounds() -> None:
     scores = scores_of([0.1, 0.5, 0.2, 0.9])
     assert upper_bound(scores, 0.95, 3) == upper_bound(scores, 0.95, 3)
@@ -57,7 +64,22 @@ def test_more_documents_tighten_the_bound() -> None:
     values = np.random.default_rng(2).lognormal(0, 0.5, 32).tolist()
     few, many = scores_of(values), scores_of(values * 4)
     assert upper_bound(many, 0.95, 0) < upper_bound(few, 0.95, 0)
-    assert standard_error(many) == pytest.approx(standard_error(few) / 2, rel=0.05)
+
+
+def test_parts_of_one_text_are_resampled_together() -> None:
+    rng = np.random.default_rng(3)
+    texts = rng.lognormal(0, 0.5, 12).tolist()
+    parts = scores_of([value for value in texts for _ in range(4)])
+    documents = [Document(str(n), {}, origin=str(n // 4)) for n in range(48)]
+    together = by_origin(documents, parts)
+    assert len(together) == independent(documents) == 12
+    assert degradation(together) == pytest.approx(degradation(parts))
+    assert upper_bound(together, 0.95, 0) > upper_bound(parts, 0.95, 0)
+
+
+def test_parts_of_the_only_text_stand_for_themselves() -> None:
+    documents = [Document(str(n), {}, origin="one") for n in range(4)]
+    assert len(by_origin(documents, scores_of([0.1, 0.2, 0.3, 0.4]))) == independent(documents) == 4
 
 
 def test_long_documents_weigh_more() -> None:

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch.export import Dim
 
+from hcompile.errors import UsageError
 from hcompile.program import Program
 from hcompile.runtime import inductor
-from hcompile.runtime.inductor import CompiledGraph, example_shape
+from hcompile.runtime.inductor import CompiledGraph, example_shape, example_sizes
 from hcompile.runtime.module import Lowered
-from tests.small_programs import attention_program, odd_inputs, odd_model, odd_program
+from tests.small_programs import attention_program, odd_inputs, odd_model, odd_program, program_of
 
 
 def text_inputs(batch: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -174,6 +176,35 @@ def test_concurrent_calls_of_mixed_lengths_are_right(tiny_hybrid: Program, tiny_
 
 
 def test_traced_sizes_differ_by_symbol_and_are_not_special(tiny_program: Program) -> None:
-    hints: dict[str, int] = {}
-    shapes = [example_shape(spec, hints) for spec in tiny_program.inputs]
+    sizes = example_sizes(tiny_program)
+    shapes = [example_shape(spec, sizes) for spec in tiny_program.inputs]
     assert shapes[0] == shapes[1] and len(set(shapes[0])) == 2 and min(shapes[0]) > 1
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [((1, 4), (100, 300)), ((1, None), (1, 64)), ((3, 4), (3, 4)), ((2, 2), (2, 2)), ((1, 1), (7, 7))],
+)
+def test_traced_sizes_are_within_the_limits_and_differ_where_these_allow_it(
+    tiny_program: Program, limits: tuple[tuple[int, int | None], ...]
+) -> None:
+    sizes = example_sizes(tiny_program.replace(dims=dict(zip(tiny_program.dims, limits, strict=True))))
+    for symbol, (least, most) in zip(tiny_program.dims, limits, strict=True):
+        assert least <= sizes[symbol] <= (most or sizes[symbol])
+    assert len(set(sizes.values())) == (1 if limits == ((2, 2), (2, 2)) else 2)
+
+
+def test_a_graph_that_makes_two_sizes_one_is_refused() -> None:
+    class Apart(torch.nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return x.sum() + y.sum()
+
+    dims = ({0: Dim("x", min=1, max=90)}, {0: Dim("y", min=1, max=90)})
+    program = program_of(Apart(), (torch.ones(6), torch.ones(4)), dims)
+    # No other size within these limits is left for the second.
+    narrow = program.replace(dims=dict.fromkeys(program.dims, (1, 2)))
+    _, (x, y) = inductor._symbolic_inputs(narrow, {})
+    inductor.check_free_sizes(narrow, (x, y))
+    assert (x + y).dim() == 1
+    with pytest.raises(UsageError, match="only if axis 0 of x and axis 0 of y are equal: export it"):
+        inductor.check_free_sizes(narrow, (x, y))

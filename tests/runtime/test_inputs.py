@@ -6,19 +6,19 @@ import torch
 
 from hcompile.program import InputSpec, Program
 from hcompile.runtime.calls import Signature
-from hcompile.runtime.inputs import length_axis, longest, made_up_inputs
+from hcompile.runtime.inputs import length_axis, limits, made_up_inputs
 from tests.small_programs import attention_program, odd_model, odd_program
 
 
 def test_the_length_is_the_size_that_attention_runs_over(tiny_program: Program) -> None:
     assert length_axis(tiny_program) == (0, 1)
-    assert longest(tiny_program, (0, 1)) == 512
+    assert limits(tiny_program, (0, 1)) == (1, 512)
     assert length_axis(attention_program()) == (0, 2)
 
 
 def test_without_attention_there_is_no_length() -> None:
     assert length_axis(odd_program(odd_model())) is None
-    assert longest(odd_program(odd_model()), None) is None
+    assert limits(odd_program(odd_model()), None) == (1, None)
 
 
 def test_inputs_are_ones_where_a_default_stands_in_and_ids_within_the_vocabulary(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from hcompile.patterns import Dense, Local
+from hcompile.patterns import UNBOUNDED, Dense, Local
 from hcompile.reference import attention_reference
 from hcompile.tuning.check import check, poisoned_memory
 from hcompile.workload import Workload
@@ -76,6 +76,23 @@ def _nan_where_unwritten(q: torch.Tensor, *rest: Any) -> torch.Tensor:
 )
 def test_kernel_with_a_typical_mistake_is_wrong(kernel: Callable[..., torch.Tensor]) -> None:
     assert not check(kernel, _workload(), seed=1).right
+
+
+def _without_windows(q: Any, k: Any, v: Any, mask: Any, params: torch.Tensor, *rest: Any) -> torch.Tensor:
+    return attention_reference(q, k, v, mask, torch.where(params > 7, UNBOUNDED, params), *rest)
+
+
+def _without_sinks(q: Any, k: Any, v: Any, mask: Any, params: torch.Tensor, *rest: Any) -> torch.Tensor:
+    return attention_reference(q, k, v, mask, params * torch.tensor([1, 0], dtype=torch.int32), *rest)
+
+
+@pytest.mark.parametrize("kernel", [_without_windows, _without_sinks])
+def test_windows_wider_than_the_check_are_checked_too(kernel: Callable[..., torch.Tensor]) -> None:
+    workload = Workload.of(
+        [Local(1024, 64)], kv_heads=1, head_dim=32, q_len=4096, kv_len=4096, causal=True, dtype="float32"
+    )
+    assert check(attention_reference, workload, seed=1).right
+    assert not check(kernel, workload, seed=1).right
 
 
 def test_a_kernel_that_writes_to_its_inputs_is_refused() -> None:

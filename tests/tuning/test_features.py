@@ -7,44 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from hcompile.patterns import Dense, Local, Pattern
 from hcompile.schedules import Schedule
-from hcompile.tuning.features import features, tile_pairs, work
+from hcompile.schedules.templates.tvm_cpu_attention import NAME, visited_tile_pairs
+from hcompile.tuning.features import features, work
 from hcompile.tuning.machine import Machine
 from hcompile.workload import Workload
 
 MACHINE = Machine(threads=2, l1_bytes=32 << 10, l2_bytes=1 << 20, l3_bytes=16 << 20)
-patterns = st.one_of(st.just(Dense()), st.builds(Local, window=st.integers(1, 200), sinks=st.integers(0, 80)))
 
 
 def _workload(*heads: Pattern, length: int = 512, dtype: str = "float32") -> Workload:
     return Workload.of(heads, kv_heads=1, head_dim=64, q_len=length, kv_len=length, causal=True, dtype=dtype)
-
-
-@given(
-    pattern=patterns,
-    q_len=st.integers(1, 150),
-    extra=st.integers(0, 100),
-    causal=st.booleans(),
-    block_q=st.sampled_from([1, 16, 48]),
-    block_k=st.sampled_from([1, 32, 96]),
-)
-def test_tiles_hold_every_visited_pair(
-    pattern: Pattern, q_len: int, extra: int, causal: bool, block_q: int, block_k: int
-) -> None:
-    kv_len = q_len + extra
-    pairs = tile_pairs(pattern, q_len, kv_len, causal, block_q, block_k)
-    assert pairs >= pattern.visited_pairs(q_len, kv_len, causal=causal)
-    assert pairs % (block_q * block_k) == 0
-
-
-@given(pattern=patterns, length=st.integers(1, 300), causal=st.booleans())
-def test_tiles_of_one_pair_are_exact(pattern: Pattern, length: int, causal: bool) -> None:
-    exact = pattern.visited_pairs(length, length, causal=causal)
-    assert tile_pairs(pattern, length, length, causal, 1, 1) == exact
 
 
 def test_work_counts_the_pairs_of_all_heads() -> None:
@@ -54,12 +29,20 @@ def test_work_counts_the_pairs_of_all_heads() -> None:
 
 
 def test_one_row_per_schedule_that_differs_in_the_tile_s_fit() -> None:
-    schedules = [Schedule.of("t", {"block_q": 64, "block_k": size}) for size in (64, 256)]
+    tiles = [{"block_q": size, "block_k": 64, "mr_s": 8} for size in (16, 64)]
+    schedules = [Schedule.of(NAME, values) for values in tiles]
     rows = features(_workload(Local(100, 10)), MACHINE, schedules, [[6.0], [8.0]])
     assert rows.shape[0] == 2
     wasted, l1_share = rows[1, 1:3] - rows[0, 1:3]
     assert wasted > 0
     assert l1_share > 0
+
+
+def test_waste_is_counted_as_the_template_counts_it() -> None:
+    schedule, local = Schedule.of(NAME, {"block_q": 32, "block_k": 96, "mr_s": 6}), Local(100, 10)
+    row = features(_workload(local, local), MACHINE, [schedule], [[1.0]])[0]
+    computed = visited_tile_pairs(schedule, local, 512, 512, causal=True)
+    assert row[1] == math.log2(computed / local.visited_pairs(512, 512, causal=True))
 
 
 def test_workloads_differ_in_shape_mix_and_dtype() -> None:
@@ -93,6 +76,8 @@ def test_the_data_caches_of_the_machine_are_read(tmp_path: Path) -> None:
     _cache(tmp_path, 1, "1", "Instruction", "32K")
     _cache(tmp_path, 2, "2", "Unified", "2M")
     _cache(tmp_path, 3, "3", "Unified", "260M")
+    _cache(tmp_path, 4, "4", "Unified", "1G")
+    (tmp_path / "index4" / "size").unlink()
     machine = Machine.current(4, tmp_path)
     assert machine == Machine(4, 48 << 10, 2 << 20, 260 << 20)
     assert Machine.from_json(machine.to_json()) == machine

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hcompile.patterns import Dense, Local
 from hcompile.site import Site
-from hcompile.tuning.latency import LatencyTable, prediction_error
+from hcompile.tuning.latency import LatencyTable
 from hcompile.workload import Workload
 
 SITE = Site("attention", 0, 8, 2, 64, 0.125, True)
@@ -67,9 +67,3 @@ def test_a_window_that_holds_every_key_is_measured_as_dense() -> None:
 def test_no_head_is_free_where_noise_hides_it() -> None:
     table = LatencyTable(lambda workload: 20.0 - workload.kv_len / 1000, dtype="float32")
     assert table.head_us(Dense(), SITE, 64) > 0
-
-
-def test_prediction_error_tells_the_total_and_the_worst_node() -> None:
-    error = prediction_error({"a": 11.0, "b": 80.0, "c": 5.0}, {"a": 10.0, "b": 100.0})
-    assert error.total == pytest.approx(91 / 110 - 1)
-    assert error.worst == pytest.approx(-0.2)

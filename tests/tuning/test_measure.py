@@ -129,6 +129,17 @@ def test_built_files_are_gone_with_the_measurer(monkeypatch: pytest.MonkeyPatch,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_folders_that_killed_processes_left_are_removed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left = tmp_path / "hcompile-tuning-killed"
+    left.mkdir()
+    os.utime(left, (0, 0))
+    with Measurer(BACKEND, 1):
+        assert left not in tmp_path.iterdir()
+
+
 def test_a_backend_that_cannot_be_loaded_is_the_environment_s_fault() -> None:
     told = pytest.raises(
         EnvironmentFault, match=r"^a measuring process does not start .*cannot be loaded.*doctor$"

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hcompile.errors import UsageError
+from hcompile.schedules import Schedule
 from hcompile.tuning.measurement import Measurement
 from hcompile.tuning.search import SearchOptions, Stop, search
 from hcompile.tuning.strategies import STRATEGIES, Proposal, make_strategy
@@ -105,6 +106,20 @@ def test_a_candidate_that_another_process_measures_is_left_to_it() -> None:
     result = search(PROBLEM, ToyRunner(busy=busy), _endless("random", 0, trials=len(PROBLEM.points)))
     assert result.stop is Stop.EXHAUSTED
     assert {each.schedule for each in result.history} == set(PROBLEM.points) - busy
+
+
+def test_what_another_process_measures_meanwhile_can_win() -> None:
+    best = min(PROBLEM.points, key=toy_us)
+
+    class Shared(ToyRunner):
+        def known(self) -> Sequence[Measurement]:
+            elsewhere = Schedule("toy", (("other", 1),))
+            return [Measurement(each, Status.OK, (BEST_US,)) for each in (elsewhere, best)]
+
+    result = search(PROBLEM, Shared(busy=frozenset([best])), _endless("random", 0, trials=8))
+    assert result.winner is not None
+    assert result.winner.schedule == result.history[-1].schedule == best
+    assert len(result.history) == 9
 
 
 def test_search_ends_when_its_trials_are_used_up() -> None:

@@ -46,6 +46,13 @@ def test_a_call_above_the_limit_is_timed_once() -> None:
     assert log == ["a", "a"]
 
 
+def test_slow_calls_are_warmed_up_once_and_timed_once() -> None:
+    log: list[str] = []
+    timing = time_calls([_noting(log, "a"), _noting(log, "b")], Rounds(enough_s=0, slow_us=0))
+    assert log == ["a", "b"] * 2
+    assert [len(times) for times in timing.times_us] == [1, 1]
+
+
 def test_the_limit_does_not_cut_calls_that_are_compared() -> None:
     timing = time_calls([lambda: _spin(0.002)] * 2, Rounds(least=3, most=3, limit_us=1000))
     assert [len(times) for times in timing.times_us] == [3, 3]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from hcompile.site import Site
 from hcompile.tuning.measure import MeasureLimits
 from hcompile.tuning.search import SearchOptions
 from hcompile.tuning.tune import TuneOptions, Tuner, representatives
-from hcompile.tuning_db.record import Status
+from hcompile.tuning_db.record import Record, Status
 from hcompile.tuning_db.store import TuningDB, open_db
 from hcompile.workload import Workload
 from tests.tuning import fault_backends as faults
@@ -34,6 +35,12 @@ SIZE = 7  # Points of the harmless space: five right ones, two faults.
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the measuring processes import the test backend."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+def outcome(db: TuningDB, tuner: Tuner, backend: faults.FaultBackend) -> Any:
+    """Return what is stored of a finished search, None where there is none."""
+    points = tuple(backend.space(WORKLOAD).enumerate())
+    return db.get_result(tuner._finish_key(backend.record_key(WORKLOAD), points))
 
 
 @pytest.fixture
@@ -67,6 +74,7 @@ def test_a_second_run_measures_nothing_and_starts_no_process(db: TuningDB) -> No
     with Tuner(HARMLESS, db, OPTIONS) as tuner:
         first = tuner.tune(WORKLOAD)
         assert tuner.measured == SIZE
+        assert outcome(db, tuner, faults.harmless)["winner"] == first.schedule
     with Tuner(HARMLESS, db, OPTIONS) as tuner:
         assert tuner.tune(WORKLOAD) == first
         assert tuner.choose(WORKLOAD, [faults.harmless.space(WORKLOAD).default()]).median_us is not None
@@ -131,30 +139,34 @@ def test_the_model_learns_from_other_workloads(db: TuningDB) -> None:
         assert len(tuner._prior(faults.harmless.record_key(other))[1]) == 0
 
 
-def test_time_is_up_after_the_first_batch_of_every_workload(db: TuningDB) -> None:
+def test_time_is_up_after_the_first_batch_of_every_workload_and_its_search_is_not_finished(
+    db: TuningDB,
+) -> None:
     hurried = TuneOptions(SearchOptions(strategy="random", time_limit_s=1e-6), ONE)
     with Tuner(HARMLESS, db, hurried) as tuner:
         tuner.tune(WORKLOAD)
         assert tuner.measured == hurried.search.batch
+        assert outcome(db, tuner, faults.harmless) is None
 
 
 def test_a_workload_without_a_right_schedule_is_a_kernel_error(db: TuningDB) -> None:
-    with (
-        Tuner("tests.tuning.fault_backends:hopeless", db, OPTIONS) as tuner,
-        pytest.raises(
-            KernelError, match=r"no schedule of .* is valid \((error|RuntimeError).*\): see hcompile"
-        ),
-    ):
-        tuner.tune(WORKLOAD)
+    told = pytest.raises(
+        KernelError, match=r"no schedule of .* is valid \((error|RuntimeError).*\): see hcompile"
+    )
+    with Tuner("tests.tuning.fault_backends:hopeless", db, OPTIONS) as tuner:
+        with told:
+            tuner.tune(WORKLOAD)
+        assert outcome(db, tuner, faults.hopeless) is None
 
 
 def test_choosing_measures_what_is_missing_and_takes_the_fastest(db: TuningDB) -> None:
     slow, quick = faults.harmless.space(WORKLOAD).default(), fault(faults.RIGHT)
+    key = faults.harmless.record_key(WORKLOAD)
+    db.add(Record.failed(key, quick.text, Status.TIMEOUT, "no answer within 60 s", run_id="another"))
     with Tuner(HARMLESS, db, OPTIONS) as tuner:
         assert tuner.choose(WORKLOAD, [slow]).schedule == slow.text
         assert tuner.choose(WORKLOAD, [slow, quick]).schedule == quick.text
         assert tuner.measured == 2
-        assert tuner.timer(quick)(WORKLOAD) < tuner.timer(slow)(WORKLOAD)
         with pytest.raises(KernelError, match="above the tolerance"):
             tuner.choose(WORKLOAD, [fault(faults.WRONG)])
 

@@ -61,3 +61,6 @@ class ToyRunner:
 
     def retime(self, measurements: Sequence[Measurement]) -> list[Measurement]:
         return list(measurements)
+
+    def known(self) -> Sequence[Measurement]:
+        return ()

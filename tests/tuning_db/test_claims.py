@@ -75,7 +75,6 @@ def test_a_candidate_that_killed_its_process_twice_is_quarantined(
     (kept,) = db.records(record.key)
     assert (kept.status, kept.schedule) == (Status.CRASH, record.schedule)
     assert kept.message == "quarantined: the process that measured it died 2 times"
-    assert db.tried(record.key) == {record.schedule}
 
 
 def test_one_death_allows_another_try_and_a_record_clears_it(

@@ -87,7 +87,6 @@ def other_keys(key: RecordKey) -> Iterator[tuple[str, RecordKey]]:
 
 def test_an_empty_database_has_no_best(db: TuningDB, key: RecordKey) -> None:
     assert db.best(key) is None
-    assert db.tried(key) == set()
     assert db.records() == []
 
 
@@ -99,12 +98,11 @@ def test_the_best_is_the_fastest_right_candidate(db: TuningDB, record: Record) -
     assert db.best(record.key) == record
 
 
-def test_failures_alone_make_no_best_but_count_as_tried(db: TuningDB, record: Record) -> None:
+def test_failures_alone_make_no_best_but_are_kept(db: TuningDB, record: Record) -> None:
     failed = [status for status in Status if status is not Status.OK]
     for size, status in enumerate(failed, start=1):
         assert db.add(failure(record, status, block(size))) is Added.NEW
     assert db.best(record.key) is None
-    assert db.tried(record.key) == {block(size) for size in range(1, len(failed) + 1)}
     assert {kept.status for kept in db.records(record.key)} == set(failed)
 
 
@@ -114,7 +112,6 @@ def test_a_record_is_never_reused_under_another_key(db: TuningDB, record: Record
         assert key.digest != record.key.digest, changed
         assert db.best(key) is None, changed
         assert db.records(key) == [], changed
-        assert db.tried(key) == set(), changed
     assert db.best(record.key) == record
 
 
@@ -173,6 +170,22 @@ def test_filters_take_what_equals_them(db: TuningDB, record: Record) -> None:
     assert db.records(limit=2) == [record, wrong]
 
 
+def test_records_of_other_workloads_are_alike_in_all_else_and_the_newest_keys_come_first(
+    db: TuningDB, record: Record
+) -> None:
+    first, second = (
+        replace(record, key=replace(record.key, workload=replace(record.key.workload, batch=batch)))
+        for batch in (2, 4)
+    )
+    elsewhere = replace(first, key=replace(first.key, device=replace(first.key.device, threads=1)))
+    outdated = replace(first, key=replace(first.key, source_sha256="6" * 64))
+    failed = failure(second, Status.WRONG, block(8))
+    for each in (first, second, failed, record, elsewhere, outdated):
+        db.add(each)
+    assert db.alike(record.key, 10) == [second, first]
+    assert db.alike(record.key, 1) == [second]
+
+
 def test_records_outlive_the_handle(path: Path, record: Record) -> None:
     with open_db(path) as db:
         db.add(record)
@@ -184,7 +197,7 @@ def test_threads_share_one_handle(db: TuningDB, record: Record) -> None:
     with ThreadPoolExecutor(8) as pool:
         added = list(pool.map(lambda size: db.add(replace(record, schedule=block(size))), range(64)))
     assert added == [Added.NEW] * 64
-    assert len(db.tried(record.key)) == 64
+    assert db.count(record.key) == 64
 
 
 def test_a_row_under_a_wrong_key_is_damage(db: TuningDB, record: Record, path: Path) -> None:

@@ -56,6 +56,23 @@ def load_kernel(path: Path) -> Kernel:
             raise KernelError(
                 f"a kernel for {dtype} heads of {head_dim} was called with {q.dtype} {tuple(q.shape)}"
             )
+        _, kv_heads, kv_len, _ = k.shape
+        # The kernel reads as far as these sizes say, whatever the tensors hold.
+        if (
+            k.shape != (batch, kv_heads, kv_len, size)
+            or v.shape != k.shape
+            or not kv_heads
+            or q_heads % kv_heads
+        ):
+            raise KernelError(
+                f"attention: k {tuple(k.shape)} and v {tuple(v.shape)} do not fit q {tuple(q.shape)}"
+            )
+        if head_params.shape != (q_heads, 2) or (key_mask is not None and key_mask.shape != (batch, kv_len)):
+            mask = None if key_mask is None else tuple(key_mask.shape)
+            raise KernelError(
+                f"attention: head_params {tuple(head_params.shape)} or key_mask {mask} does not fit q {tuple(q.shape)} "
+                f"and k {tuple(k.shape)}"
+            )
         q, k, v = _rows(q, pair), _rows(k, pair), _rows(v, 1)
         head_params = head_params.contiguous()
         mask_pointer = mask_stride = 0
@@ -68,9 +85,9 @@ def load_kernel(path: Path) -> Kernel:
             *(
                 batch,
                 q_heads,
-                k.shape[1],
+                kv_heads,
                 q_len,
-                k.shape[2],
+                kv_len,
                 q_offset,
                 causal,
                 torch.get_num_threads(),

@@ -7,14 +7,15 @@ decides its content, so that with a warm cache TVM is not even imported.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
-import tempfile
 import threading
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from hcompile.codegen.locked_folder import locked_folder
 from hcompile.codegen.tvm_cpu.machine import this_cpu
 from hcompile.errors import EnvironmentFault, KernelError
 from hcompile.schedules.schedule import Schedule
@@ -49,8 +50,8 @@ def build_kernel(schedule: Schedule, dtype: str, head_dim: int, folder: Path | N
         return path
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as work:
-            built = Path(work) / path.name
+        with locked_folder(".build-", folder) as work:
+            built = work / path.name
             with _one_parser:
                 _compile(schedule, dtype, head_dim, built)
             # Another process may build the same kernel: whoever is last replaces equal content.
@@ -72,7 +73,7 @@ def _compile(schedule: Schedule, dtype: str, head_dim: int, target: Path) -> Non
     defines = [f"-D{name}={value}" for name, value in tile.defines.items()]
 
     def link(output: str, objects: list[str], **_: object) -> None:
-        command = [compiler, "-std=c11", "-O3", "-shared", "-fPIC", "-fvisibility=hidden", *defines]
+        command = [*compiler, "-std=c11", "-O3", "-shared", "-fPIC", "-fvisibility=hidden", *defines]
         result = subprocess.run(
             [*command, str(_LAUNCHER), *objects, "-o", output, "-lm"],
             capture_output=True,
@@ -81,7 +82,7 @@ def _compile(schedule: Schedule, dtype: str, head_dim: int, target: Path) -> Non
         )
         if result.returncode:
             raise KernelError(
-                f"{compiler} refuses the launcher ({result.stderr.strip()[:200]!r}): is it a C11 compiler?"
+                f"{compiler[0]} refuses the launcher ({result.stderr.strip()[:200]!r}): is it a C11 compiler?"
             )
 
     try:
@@ -96,11 +97,14 @@ def _compile(schedule: Schedule, dtype: str, head_dim: int, target: Path) -> Non
         ) from error
 
 
-def _c_compiler() -> str:
-    for name in ("cc", "gcc", "clang"):
-        found = shutil.which(name)
+def _c_compiler() -> list[str]:
+    """Return the command that runs the C compiler: what CC says, options included, or the first known one."""
+    chosen = shlex.split(os.environ.get("CC", ""))
+    for command in [chosen] if chosen else [["cc"], ["gcc"], ["clang"]]:
+        found = shutil.which(command[0])
         if found:
-            return found
+            return [found, *command[1:]]
+    wanted = f"CC names {chosen[0]}" if chosen else "cc, gcc or clang"
     raise EnvironmentFault(
-        "no C compiler (cc, gcc or clang) on the PATH: install one, kernels are linked with it"
+        f"no C compiler ({wanted}) on the PATH: install one or set CC, kernels are linked with it"
     )

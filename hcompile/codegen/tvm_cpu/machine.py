@@ -85,5 +85,10 @@ def this_device() -> Device:
         isa=cpu.isa,
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         threads=torch.get_num_threads(),
-        memory_class=f"{1 << max(0, memory_bytes - 1).bit_length() - 30}GiB",
+        memory_class=memory_class(memory_bytes),
     )
+
+
+def memory_class(memory_bytes: int) -> str:
+    """Return the least power of two of GiB that holds this much memory, such as `64GiB`."""
+    return f"{1 << max(0, (memory_bytes - 1).bit_length() - 30)}GiB"

@@ -56,6 +56,10 @@ class Metric(ABC):
     def label(self) -> str:
         return self.name
 
+    def source(self) -> str:
+        """Return what tells this metric from another one of the same label, for keys of remembered scores."""
+        return self.label()
+
     def limit(self, written: float) -> float:
         """Return the largest degradation for the number in a budget."""
         return written

@@ -6,7 +6,9 @@ order) and returns the degradation of each row, `[B]`: 0 for equal outputs, larg
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +18,7 @@ from hcompile.policy.batches import Batch
 from hcompile.policy.interface import Interface
 from hcompile.policy.metrics.base import DocumentScore, Metric, check_finite
 from hcompile.policy.sources import load_function
+from hcompile.values import sha256_json
 
 
 class UserMetric(Metric):
@@ -33,6 +36,10 @@ class UserMetric(Metric):
     def label(self) -> str:
         return self.path
 
+    def source(self) -> str:
+        file = inspect.getsourcefile(self._function)
+        return self.path if file is None else sha256_json([self.path, Path(file).read_text()])
+
     def score(
         self,
         dense: Sequence[torch.Tensor],
@@ -43,13 +50,14 @@ class UserMetric(Metric):
         rows = torch.as_tensor(
             self._function(list(dense), list(hybrid), list(batch.inputs)), dtype=torch.float64
         )
-        if rows.shape != (len(batch.documents),):
+        count = batch.inputs[0].shape[0]
+        if rows.shape != (count,):
             raise UsageError(
-                f"metric {self.path} returned shape {list(rows.shape)} for {len(batch.documents)} rows: "
-                "return one number a row"
+                f"metric {self.path} returned shape {list(rows.shape)} for {count} rows: return one number a row"
             )
         scores = []
-        for value, tokens, document in zip(rows.tolist(), batch.token_counts(), batch.documents, strict=True):
+        values = rows[: len(batch.documents)].tolist()
+        for value, tokens, document in zip(values, batch.token_counts(), batch.documents, strict=True):
             check_finite(value, "hybrid", document.name)
             scores.append(DocumentScore(value, 1.0, tokens))
         return scores

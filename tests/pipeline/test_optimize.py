@@ -1,0 +1,225 @@
+"""The whole path of a model through the house: from Python, from an archive, under a given plan, and out of budget."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import hcompile
+from hcompile.artifact.load import open_artifact
+from hcompile.errors import UsageError
+from hcompile.frontend.load import ImportedModel
+from hcompile.patterns import Dense, Local
+from hcompile.pipeline.optimize import optimize
+from hcompile.pipeline.report import OptimizeReport
+from hcompile.pipeline.request import OptimizeRequest
+from hcompile.pipeline.tune import TuneRequest, tune
+from hcompile.pipeline.verify import VerifyRequest, verify
+from hcompile.plan import Plan
+
+HEADS, HEAD_DIM, WIDTH, LENGTH = 2, 16, 32, 512
+
+
+class Reader(nn.Module):
+    """One causal layer over bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(256, WIDTH)
+        self.qkv = nn.Linear(WIDTH, 3 * HEADS * HEAD_DIM)
+        self.out = nn.Linear(HEADS * HEAD_DIM, 256)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.embed(ids)).unflatten(-1, (3, HEADS, HEAD_DIM)).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        logits: Tensor = self.out(attended.transpose(1, 2).flatten(2))
+        return logits
+
+
+@torch.library.custom_op("hcompile_test::twice", mutates_args=())
+def twice(x: Tensor) -> Tensor:
+    return x * 2
+
+
+@twice.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+def example() -> tuple[tuple[Tensor], dict[str, Tensor]]:
+    return (torch.arange(3 * 41).reshape(3, 41) % 256,), {}
+
+
+@pytest.fixture(scope="module")
+def reader() -> Reader:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Reader().eval()
+
+
+@pytest.fixture(scope="module")
+def model(reader: Reader) -> ImportedModel:
+    return hcompile.load_module(reader, example(), "reader")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One cache directory for all tests here, with a tuning database and kernels, and text to calibrate on."""
+    folder = tmp_path_factory.mktemp("home")
+    rng = random.Random(0)
+    with (folder / "text.jsonl").open("w") as text:
+        for _ in range(80):
+            text.write(json.dumps({"text": "".join(rng.choices("abcdefgh \n", k=LENGTH))}) + "\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HCOMPILE_CACHE_DIR", str(folder / "cache"))
+        yield folder
+
+
+@pytest.fixture
+def request_of(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OptimizeRequest:
+    monkeypatch.setenv("HCOMPILE_CACHE_DIR", str(home / "cache"))
+    return OptimizeRequest(
+        "reader",
+        tmp_path / "reader.hcm",
+        budget="kl=0.5",
+        calib=str(home / "text.jsonl"),
+        lengths=(LENGTH,),
+        trials=2,
+    )
+
+
+@pytest.fixture(scope="module")
+def first(home: Path, model: ImportedModel) -> OptimizeReport:
+    """A first run, which fills the database."""
+    request = OptimizeRequest(
+        "reader",
+        home / "first.hcm",
+        budget="kl=0.5",
+        calib=str(home / "text.jsonl"),
+        lengths=(LENGTH,),
+        trials=2,
+    )
+    return optimize(request, model=model)
+
+
+def test_a_module_becomes_an_artifact_within_its_budget(first: OptimizeReport, reader: Reader) -> None:
+    assert first.outcome == "hybrid" and first.kernels_measured > 0
+    assert first.removed[LENGTH] > 0
+    assert first.certificate is not None and first.certificate["holds"]
+    ids = torch.randint(256, (2, LENGTH), generator=torch.Generator().manual_seed(1))
+    found = hcompile.load(first.output)(ids=ids)
+    with torch.no_grad():
+        wanted = reader(ids)
+    divergence = F.kl_div(found.log_softmax(-1), wanted.log_softmax(-1), log_target=True, reduction="none")
+    assert float(divergence.sum(-1).mean()) <= 0.5
+
+
+def test_a_second_run_measures_no_kernel_and_finds_the_same_plan(
+    first: OptimizeReport, request_of: OptimizeRequest, model: ImportedModel
+) -> None:
+    second = optimize(request_of, model=model)
+    assert second.kernels_measured == 0
+    assert second.plan == first.plan
+    assert second.certificate == first.certificate
+
+
+def test_a_dry_run_writes_a_plan_that_can_be_given(
+    first: OptimizeReport, request_of: OptimizeRequest, model: ImportedModel, tmp_path: Path
+) -> None:
+    plan = tmp_path / "plan.json"
+    report = optimize(replace(request_of, output=plan, dry_run=True), model=model)
+    assert report.outcome == "plan"
+    assert Plan.from_json(json.loads(plan.read_bytes())) == first.plan == report.plan
+    (site,) = report.sites
+    mine = Plan.of({site.name: (Dense(), Local(64, 16))})
+    plan.write_text(json.dumps(mine.to_json()))
+    given = optimize(replace(request_of, plan=plan), model=model)
+    assert given.plan == mine and given.outcome == "hybrid"
+    assert hcompile.load(given.output).plan == mine
+
+
+@pytest.mark.usefixtures("first")
+def test_no_budget_gives_the_dense_model(
+    request_of: OptimizeRequest, model: ImportedModel, reader: Reader
+) -> None:
+    report = optimize(replace(request_of, budget="kl=0"), model=model)
+    assert report.outcome == "dense"
+    assert report.certificate is None or not report.certificate["holds"]
+    ids = torch.randint(256, (1, LENGTH), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        torch.testing.assert_close(hcompile.load(report.output)(ids=ids), reader(ids))
+
+
+@pytest.mark.usefixtures("first")
+def test_an_archive_without_data_is_measured_on_its_own_inputs_and_not_certified(
+    request_of: OptimizeRequest, reader: Reader, tmp_path: Path
+) -> None:
+    archive = tmp_path / "reader.pt2"
+    length = torch.export.Dim("length", min=2, max=4096)
+    exported = torch.export.export(reader, example()[0], dynamic_shapes=({1: length},))
+    torch.export.save(exported, archive)
+    report = optimize(replace(request_of, model=str(archive), calib=None))
+    assert report.certificate is None
+    assert [warning.split(":")[0] for warning in report.warnings] == ["no --calib"]
+
+
+def test_what_no_artifact_can_hold_is_refused_before_the_work(request_of: OptimizeRequest) -> None:
+    class Odd(Reader):
+        def forward(self, ids: Tensor) -> Tensor:
+            return torch.ops.hcompile_test.twice(super().forward(ids))  # type: ignore[no-any-return]
+
+    def refuse(stage: str, done: int, total: int | None) -> None:
+        assert stage == "import"
+
+    odd = hcompile.load_module(Odd().eval(), example(), "odd")
+    with pytest.raises(
+        UsageError, match=r"hcompile_test\.twice\.default, which is no operator on tensors alone"
+    ):
+        optimize(request_of, refuse, model=odd)
+    assert not request_of.target.exists()
+
+
+@pytest.mark.usefixtures("request_of")
+def test_verify_measures_the_claim_again(first: OptimizeReport, home: Path) -> None:
+    report = verify(VerifyRequest(Path(first.output), str(home / "text.jsonl"), documents=32))
+    assert report.measured.holds
+    assert report.carried is not None and report.carried.to_json() == first.certificate
+
+
+def test_verify_runs_no_code_that_an_artifact_names(
+    first: OptimizeReport, home: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(first.output, tmp_path / "copy.hcm"))
+    manifest = json.loads((copy / "manifest.json").read_bytes())
+    manifest["notes"] = {"budget": "kl=0.5", "metric": "nowhere:kl"}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UsageError, match=r"pass --metric 'nowhere:kl' if you trust that code"):
+        verify(VerifyRequest(copy, str(home / "text.jsonl")))
+
+
+@pytest.mark.usefixtures("first")
+def test_a_batch_and_a_length_that_the_export_fixed_are_kept(
+    request_of: OptimizeRequest, reader: Reader, tmp_path: Path
+) -> None:
+    archive = tmp_path / "fixed.pt2"
+    ids = torch.randint(256, (5, LENGTH), generator=torch.Generator().manual_seed(3))
+    torch.export.save(torch.export.export(reader, (ids,)), archive)
+    report = optimize(replace(request_of, model=str(archive), lengths=None))
+    assert report.outcome == "hybrid" and list(report.removed) == [LENGTH]
+    assert report.certificate is not None and report.certificate["holds"]
+    assert report.certificate["documents"] % 5 and report.certificate["longest"] == LENGTH
+    opened = open_artifact(report.output)
+    assert opened.limits == (LENGTH, LENGTH)
+    tuned = tune(TuneRequest(Path(report.output), trials=2))
+    assert [node.length for node in tuned.nodes] == [LENGTH]
+    with pytest.raises(UsageError, match=f"--lengths 64: the model was made for at least {LENGTH} tokens"):
+        tune(TuneRequest(Path(report.output), lengths=(64,)))
