@@ -26,7 +26,7 @@ from hcompile.pipeline.tune import TuneRequest, tune
 from hcompile.pipeline.verify import VerifyRequest, verify
 from hcompile.plan import Plan
 
-HEADS, HEAD_DIM, WIDTH, LENGTH = 2, 16, 32, 512
+HEADS, HEAD_DIM, WIDTH, LENGTH = 4, 32, 32, 1024  # Long enough that windows are faster on any machine, however busy.
 
 
 class Reader(nn.Module):
@@ -140,7 +140,7 @@ def test_a_dry_run_writes_a_plan_that_can_be_given(
     assert report.outcome == "plan"
     assert Plan.from_json(json.loads(plan.read_bytes())) == first.plan == report.plan
     (site,) = report.sites
-    mine = Plan.of({site.name: (Dense(), Local(64, 16))})
+    mine = Plan.of({site.name: (Dense(), Local(64, 16)) * 2})
     plan.write_text(json.dumps(mine.to_json()))
     given = optimize(replace(request_of, plan=plan), model=model)
     assert given.plan == mine and given.outcome == "hybrid"
