@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from hcompile.codegen import get_backend
 from hcompile.tuning.evaluate import NEAR, SweepReport, report
 from hcompile.tuning.replay import Sweep
 
@@ -25,7 +27,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
-    sweeps = [Sweep.load(path) for path in sorted(options.results.glob("sweep-*.json.gz"))]
+    sweeps = [
+        _as_a_search_begins(Sweep.load(path)) for path in sorted(options.results.glob("sweep-*.json.gz"))
+    ]
     if len(sweeps) < 2:
         sys.exit(f"{options.results}: fewer than two sweeps: make some with python -m benchmarks.sweep")
     rows = report(sweeps)
@@ -36,6 +40,13 @@ def main() -> None:
         )
     else:
         Console(width=140).print(table(rows))
+
+
+def _as_a_search_begins(sweep: Sweep) -> Sweep:
+    """Return the sweep with the schedule that a search would begin with now, where this machine has the same space."""
+    default = get_backend("tvm_cpu").space(sweep.workload).default()
+    places = [place for place, point in enumerate(sweep.points) if point.schedule == default]
+    return replace(sweep, default=places[0]) if places else sweep
 
 
 def table(rows: list[SweepReport]) -> Table:

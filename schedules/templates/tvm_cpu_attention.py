@@ -109,7 +109,7 @@ def _default(problem: Problem) -> dict[str, int]:
         "lanes": 16 if wide else 8,
         "dot": int(_dots(problem)),
         "block_q": 32,
-        "block_k": 64 if wide else 96,
+        "block_k": 64 if wide and bfloat16 else 96,
         "mr_s": 8 if wide else 6,
         "nv_s": 2,
         "mr_o": 8 if wide else 4,
