@@ -16,8 +16,8 @@ SIDES = ("hybrid", "dense")
 _TIME_LIMIT_S = 600
 _PROC = Path("/proc/self")
 _PLAIN_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
-"""Settings of glibc with which freed memory goes back at once. As it comes, it keeps some for later, depending on what it
-served before: the same call was seen to take 145 to 170 MB."""
+"""Settings of glibc with which freed memory goes back at once. As it comes, it keeps some for later, depending on what
+it served before: the same call was seen to take 145 to 170 MB."""
 
 
 def call_peak_bytes(artifact: Path, side: str, length: int) -> int:
