@@ -26,7 +26,12 @@ from hcompile.pipeline.tune import TuneRequest, tune
 from hcompile.pipeline.verify import VerifyRequest, verify
 from hcompile.plan import Plan
 
-HEADS, HEAD_DIM, WIDTH, LENGTH = 4, 32, 32, 1024  # Long enough that windows are faster on any machine, however busy.
+HEADS, HEAD_DIM, WIDTH, LENGTH = (
+    4,
+    32,
+    32,
+    1024,
+)  # Long enough that windows are faster on any machine, however busy.
 
 
 class Reader(nn.Module):
