@@ -43,10 +43,11 @@ def main() -> None:
 
 
 def _as_a_search_begins(sweep: Sweep) -> Sweep:
-    """Return the sweep with the schedule that a search would begin with now, where this machine has the same space."""
-    default = get_backend("tvm_cpu").space(sweep.workload).default()
-    places = [place for place, point in enumerate(sweep.points) if point.schedule == default]
-    return replace(sweep, default=places[0]) if places else sweep
+    """Return the sweep with the schedules that a search would begin with now, where this machine has the same space."""
+    places = {point.schedule: place for place, point in enumerate(sweep.points)}
+    starts = [places.get(start) for start in get_backend("tvm_cpu").space(sweep.workload).starts()]
+    known = [place for place in starts if place is not None]
+    return replace(sweep, default=known[0], also=tuple(known[1:])) if known else sweep
 
 
 def table(rows: list[SweepReport]) -> Table:

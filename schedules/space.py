@@ -23,6 +23,7 @@ class Space:
     axes: tuple[Axis, ...]
     legal: Callable[[Mapping[str, int]], bool]
     start: tuple[tuple[str, int], ...]
+    also: tuple[tuple[tuple[str, int], ...], ...] = ()
 
     def __post_init__(self) -> None:
         if self.default() not in self:
@@ -30,6 +31,11 @@ class Space:
 
     def default(self) -> Schedule:
         return Schedule(self.template, self.start)
+
+    def starts(self) -> tuple[Schedule, ...]:
+        """Return what a search measures first: the default, and others known to be the best of some workload."""
+        others = (Schedule(self.template, values) for values in self.also)
+        return (self.default(), *(schedule for schedule in others if schedule in self))
 
     def enumerate(self) -> Iterator[Schedule]:
         """Yield every legal schedule once, in a fixed order."""

@@ -101,7 +101,9 @@ def problem_of(sweep: Sweep) -> Problem:
     machine = Machine.from_json(sweep.recorded["machine"])
     schedules = tuple(each.schedule for each in sweep.points)
     rows = features(sweep.workload, machine, schedules, sweep.features)
-    return Problem(points=schedules, features=rows, work=work(sweep.workload), default=sweep.default)
+    return Problem(
+        points=schedules, features=rows, work=work(sweep.workload), default=sweep.default, also=sweep.also
+    )
 
 
 def trials_to(sweep: Sweep, problem: Problem, strategy: str, seed: int, share: float = NEAR) -> int:

@@ -27,6 +27,7 @@ class Problem:
         features: `[points, F]`.
         work: what a time is divided by before workloads are compared: the pairs a call visits, times the head size.
         default: position of the schedule that is safe anywhere, measured first.
+        also: positions of others that are known to be good, measured next.
         prior_features, prior_costs: `[M, F]` and `[M]`, right candidates of other workloads of this template and
             machine, and their costs (see `cost`).
     """
@@ -37,6 +38,7 @@ class Problem:
     default: int = 0
     prior_features: Floats = field(default_factory=_no_rows)
     prior_costs: Floats = field(default_factory=lambda: np.empty(0))
+    also: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.points or len(set(self.points)) != len(self.points):

@@ -43,6 +43,7 @@ class Sweep:
         features: one row per point, as the space encodes it.
         default: position of the space's default schedule.
         repeats: two timings of one point at different times, by its position, for the noise floor.
+        also: positions of the other schedules that a search begins with; no part of the record.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Sweep:
     features: tuple[tuple[float, ...], ...]
     default: int
     repeats: Mapping[int, tuple[float, float]]
+    also: tuple[int, ...] = ()
 
     def best(self) -> Measurement:
         """Return the fastest right point.

@@ -143,6 +143,7 @@ class Tuner:
             features=features(workload, self._machine, points, map(space.encode, points)),
             work=work(workload),
             default=points.index(space.default()),
+            also=tuple(points.index(schedule) for schedule in space.starts()[1:]),
             prior_features=prior_features,
             prior_costs=prior_costs,
         )

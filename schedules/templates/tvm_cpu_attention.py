@@ -62,7 +62,9 @@ def space(problem: Problem) -> Space:
             and (v["dot"] == 0 or _dots(problem))
         )
 
-    return Space(NAME, _AXES, legal, tuple(_default(problem).items()))
+    default = _default(problem)
+    also = default | {"block_k": 192, "nv_s": 1}
+    return Space(NAME, _AXES, legal, tuple(default.items()), (tuple(also.items()),))
 
 
 def visited_tile_pairs(schedule: Schedule, pattern: Pattern, q_len: int, kv_len: int, *, causal: bool) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -97,3 +98,11 @@ def test_space_encodes_each_point_differently() -> None:
     space = small_space()
     encoded = [tuple(space.encode(point)) for point in space.enumerate()]
     assert len(set(encoded)) == len(encoded) and all(len(row) == 3 for row in encoded)
+
+
+def test_a_search_starts_with_the_default_and_with_what_is_legal_of_the_others() -> None:
+    space = small_space()
+    legal = next(schedule for schedule in space.enumerate() if schedule != space.default())
+    odd = (("nothing", 1),)
+    starts = replace(space, also=(legal.values, odd)).starts()
+    assert starts == (space.default(), legal)

@@ -70,12 +70,13 @@ class ModelGuided:
     def _spread(
         self, measured: Sequence[int], fresh: Sequence[int], count: int, random: np.random.Generator
     ) -> list[int]:
-        """Choose the default first, then points far from all chosen ones: each of a random few, the farthest."""
+        """Choose the known good ones, then points far from all chosen ones: each of a random few, the farthest."""
         chosen: list[int] = []
         left = set(fresh)
-        if self._problem.default in left:
-            chosen.append(self._problem.default)
-            left.discard(self._problem.default)
+        for known in (self._problem.default, *self._problem.also):
+            if known in left:
+                chosen.append(known)
+                left.discard(known)
         while left and len(chosen) < count:
             pool = random.choice(sorted(left), size=min(16, len(left)), replace=False)
             taken = [*measured, *chosen]
