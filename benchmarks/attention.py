@@ -10,27 +10,23 @@ Timing needs a machine that does nothing else; `noisy` in the results says when 
 from __future__ import annotations
 
 import argparse
-import json
-import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 import click
 import torch
 import torch.nn.functional as F
 
+from benchmarks.record import RESULTS, save, spread
 from hcompile.codegen import get_backend
 from hcompile.patterns import Dense, Local, Pattern
 from hcompile.schedules.templates.tvm_cpu_attention import visited_tile_pairs
 from hcompile.tuning.timing import Rounds, time_calls
-from hcompile.tuning_db.record import utc_now
-from hcompile.versions import library_versions
 
 BACKEND = get_backend("tvm_cpu")
-RESULTS = Path(__file__).parent / "results"
 LAYOUTS = ("heads-first", "tokens-first")
 """Whether memory is `[B, H, S, D]`, as SDPA likes it, or `[B, S, H, D]`, as models have it."""
 
@@ -54,23 +50,16 @@ def main() -> None:
         for dtype in ("float32", "bfloat16")
         for layout in LAYOUTS
     ]
-    device = BACKEND.device()
-    report = {
-        "device": device.to_json(),
-        "versions": library_versions(),
-        "date": utc_now(),
+    measured = {
         "heads": options.heads,
         "length": options.length,
         "head_dim": options.head_dim,
         "pattern": pattern.to_json(),
         "cases": cases,
     }
-    options.results.mkdir(parents=True, exist_ok=True)
-    target = options.results / f"attention-{re.sub('[^a-z0-9]+', '-', device.model.lower()).strip('-')}.json"
-    target.write_text(json.dumps(report, indent=1) + "\n")
     for case in cases:
         click.echo(summary(case))
-    click.echo(target)
+    click.echo(save("attention", BACKEND.device(), measured, options.results))
 
 
 def measure(
@@ -121,13 +110,6 @@ def measure(
         "of_element_exact": round(gain / (pairs["dense"] / pairs["window"]), 3),
         "of_tile_exact": round(gain / (tiles["dense"] / tiles["window"]), 3),
     }
-
-
-def spread(times_us: tuple[float, ...]) -> dict[str, float]:
-    """Return median, quartiles and minimum in microseconds."""
-    low, middle, high = quantiles(times_us, n=4) if len(times_us) > 1 else times_us * 3
-    named = {"median": middle, "quartile_low": low, "quartile_high": high, "least": min(times_us)}
-    return {name: round(value, 1) for name, value in named.items()}
 
 
 def summary(case: dict[str, Any]) -> str:

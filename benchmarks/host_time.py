@@ -9,8 +9,6 @@ is 15 us a node. Timing needs a machine that does nothing else.
 from __future__ import annotations
 
 import argparse
-import json
-import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,13 +16,13 @@ from typing import Any
 import click
 import torch
 
-from benchmarks.attention import BACKEND, RESULTS, spread
+from benchmarks.record import RESULTS, save, spread
+from hcompile.codegen import get_backend
 from hcompile.operator import bind
 from hcompile.runtime.dispatch import ScheduleTable, bind_table
 from hcompile.tuning.timing import Rounds, time_calls
-from hcompile.tuning_db.record import utc_now
-from hcompile.versions import library_versions
 
+BACKEND = get_backend("tvm_cpu")
 CALLS = 200
 """Calls timed together: one is as short as the clock's noise."""
 HEADS, KV_HEADS, HEAD_DIM = 1, 1, 64
@@ -35,20 +33,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=25, help="default 25")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
-    device, times_us = BACKEND.device(), measure(options.rounds)
-    report = {
-        "device": device.to_json(),
-        "versions": library_versions(),
-        "date": utc_now(),
-        "calls_a_round": CALLS,
-        "us_a_call": times_us,
-    }
-    options.results.mkdir(parents=True, exist_ok=True)
-    target = options.results / f"host-time-{re.sub('[^a-z0-9]+', '-', device.model.lower()).strip('-')}.json"
-    target.write_text(json.dumps(report, indent=1) + "\n")
+    times_us = measure(options.rounds)
+    measured = {"calls_a_round": CALLS, "us_a_call": times_us}
     for name, spread_us in times_us.items():
         click.echo(f"{name}: {spread_us['median']:.1f} us a call")
-    click.echo(target)
+    click.echo(save("host-time", BACKEND.device(), measured, options.results))
 
 
 def measure(rounds: int) -> dict[str, Any]:

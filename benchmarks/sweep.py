@@ -19,6 +19,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks.record import RESULTS
 from hcompile.codegen import get_backend
 from hcompile.patterns import Dense, Local, Pattern
 from hcompile.tuning.machine import Machine
@@ -30,7 +31,6 @@ from hcompile.tuning_db.record import Status, utc_now
 from hcompile.workload import Workload
 
 BACKEND = "tvm_cpu"
-RESULTS = Path(__file__).parent / "results"
 PASSES = 3
 """How often points near the best are timed, at different times: what counts are all their times together."""
 

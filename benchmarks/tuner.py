@@ -15,11 +15,10 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.record import RESULTS
 from hcompile.codegen import get_backend
 from hcompile.tuning.evaluate import NEAR, SweepReport, report
 from hcompile.tuning.replay import Sweep
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
