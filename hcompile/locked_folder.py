@@ -25,7 +25,7 @@ def locked_folder(prefix: str, parent: Path) -> Iterator[Path]:
         OSError: the folder cannot be made.
     """
     for left in parent.glob(f"{prefix}*"):
-        _remove_abandoned(left)
+        remove_abandoned(left, _ABANDONED_S)
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     lock = os.open(folder, os.O_RDONLY)
     try:
@@ -37,14 +37,15 @@ def locked_folder(prefix: str, parent: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def _remove_abandoned(folder: Path) -> None:
+def remove_abandoned(folder: Path, age_s: float) -> None:
+    """Remove a folder of this user's that nobody locks and that has not changed for `age_s` seconds."""
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:  # It is gone by now, or another user's.
         return
     try:
         facts = os.fstat(handle)
-        if facts.st_uid == os.getuid() and time.time() - facts.st_mtime > _ABANDONED_S:
+        if facts.st_uid == os.getuid() and time.time() - facts.st_mtime > age_s:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)
     except OSError:  # Its process lives.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from hcompile.codegen.locked_folder import locked_folder
+from hcompile.locked_folder import locked_folder
 
 
 def _old(folder: Path) -> Path:

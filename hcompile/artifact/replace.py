@@ -8,11 +8,12 @@ import fcntl
 import glob
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from hcompile.locked_folder import remove_abandoned
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -30,7 +31,7 @@ def replacing(target: Path) -> Iterator[Path]:
         OSError: the disk is full, or the place cannot be written; nothing is left behind.
     """
     for left in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
-        _remove_abandoned(left)
+        remove_abandoned(left, _ABANDONED_S)
     folder = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     folder.mkdir()
     lock = os.open(folder, os.O_RDONLY)
@@ -51,21 +52,6 @@ def sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _remove_abandoned(folder: Path) -> None:
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:
-        return
-    try:
-        if time.time() - os.fstat(handle).st_mtime > _ABANDONED_S:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-    except BlockingIOError:
-        return
     finally:
         os.close(handle)
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from hcompile.codegen.locked_folder import locked_folder
+from hcompile.locked_folder import locked_folder
 from hcompile.schedules import Schedule
 from hcompile.tuning.measurement import Measurement
 from hcompile.tuning.pool import WorkerPool

@@ -15,9 +15,9 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-from hcompile.codegen.locked_folder import locked_folder
 from hcompile.codegen.tvm_cpu.machine import this_cpu
 from hcompile.errors import EnvironmentFault, KernelError
+from hcompile.locked_folder import locked_folder
 from hcompile.schedules.schedule import Schedule
 from hcompile.tuning_db.location import cache_dir
 from hcompile.values import sha256_json
