@@ -10,7 +10,7 @@ from itertools import islice
 import torch
 
 from hcompile.errors import UsageError
-from hcompile.policy.documents import Document, data_digest
+from hcompile.policy.documents import Document, data_digest, grouped
 from hcompile.policy.interface import Interface
 from hcompile.policy.sources import Item, read_source
 from hcompile.policy.text import Encoder
@@ -120,19 +120,17 @@ def _apart(
 
     Where there are too few origins for that, such as one long text, splits are neighbouring parts of the data.
     """
-    origins: dict[str, list[Document]] = {}
-    for document in documents:
-        origins.setdefault(document.origin or document.name, []).append(document)
-    if len(origins) < len(documents):
+    groups = grouped(documents)
+    if len(groups) < len(documents):
         wanted = (counts.profile, counts.repair, counts.certify)
         splits: tuple[list[Document], ...] = ([], [], [])
-        for group in sorted(origins.values(), key=len, reverse=True):
+        for group in sorted(groups, key=len, reverse=True):
             lacks = [count - len(split) for count, split in zip(wanted, splits, strict=True)]
             splits[lacks.index(max(lacks))].extend(group[: max(lacks)])
         profile, repair, certify = map(tuple, splits)
         if len(profile) >= _LEAST.profile and len(repair) >= _LEAST.repair and len(certify) >= _LEAST.certify:
             return profile, repair, certify
-        documents = [document for group in origins.values() for document in group]
+        documents = [document for group in groups for document in group]
     first, second = counts.profile, counts.profile + counts.repair
     return tuple(documents[:first]), tuple(documents[first:second]), tuple(documents[second : counts.total])
 
@@ -143,9 +141,7 @@ def sample_splits(flat_inputs: Sequence[torch.Tensor], interface: Interface, sou
     names = [spec.name for spec in interface.inputs]
     documents = tuple(
         Document(
-            f"{source}:{row}",
-            {name: value[row] for name, value in zip(names, flat_inputs, strict=True)},
-            origin=f"{source}:{row}",
+            f"{source}:{row}", {name: value[row] for name, value in zip(names, flat_inputs, strict=True)}
         )
         for row in range(rows)
     )
@@ -183,14 +179,14 @@ def _text_documents(items: Iterable[Item], name: str, encode: Encoder, length: i
         if len(ids) < length:
             short.append((item.name, ids))
             continue
-        yield _tokens(item.name, name, ids[:length], "whole", item.name)
+        yield _tokens(item.name, name, ids[:length], "whole")
         rest.append((item.name, ids[length:]))
     separator = encode(_SEPARATOR)
     joined: list[int] = []
     for origin, ids in short:
         joined += [*separator, *ids] if joined and ids else ids
         if len(joined) >= length:
-            yield _tokens(origin, name, joined[:length], "joined", origin)
+            yield _tokens(origin, name, joined[:length], "joined")
             joined = []
     start = 0
     while rest := [(origin, ids) for origin, ids in rest if len(ids) >= start + length]:
@@ -199,7 +195,7 @@ def _text_documents(items: Iterable[Item], name: str, encode: Encoder, length: i
         start += length
 
 
-def _tokens(name: str, column: str, ids: list[int], unit: str, origin: str) -> Document:
+def _tokens(name: str, column: str, ids: list[int], unit: str, origin: str = "") -> Document:
     return Document(name, {column: torch.tensor(ids, dtype=torch.int64)}, unit, origin)
 
 
@@ -226,7 +222,7 @@ def _named_inputs(item: Item, interface: Interface) -> Document:
                 f"{item.name}: a row of {name} is {dtype} {list(row.shape)}, "
                 f"the model takes {spec.dtype} {list(spec.shape[1:])}"
             )
-    return Document(item.name, content, origin=item.name)
+    return Document(item.name, content)
 
 
 def _distinct(documents: Iterable[Document]) -> Iterator[Document]:

@@ -17,7 +17,7 @@ class Document:
         name: where it comes from.
         tensors: input name to its row, without the batch dimension; token documents hold their ids `[S]` alone.
         origin: the file or record that it was cut from; documents of one origin may depend on each other.
-            "" where the document is one of its own.
+            Its name where nothing else is given.
         unit: "whole" (it starts a file or record), "joined" (of several short ones) or "piece" (a later part of a
             long one, so that neighbours may depend on each other).
     """
@@ -27,6 +27,9 @@ class Document:
     unit: str = "whole"
     origin: str = ""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "origin", self.origin or self.name)
+
     @property
     def digest(self) -> str:
         """The sha256 of the content, in which names of files play no part."""
@@ -35,6 +38,14 @@ class Document:
             state.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
             state.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return state.hexdigest()
+
+
+def grouped(documents: Iterable[Document]) -> list[list[Document]]:
+    """Return the documents of each origin, in the order in which origins come first."""
+    origins: dict[str, list[Document]] = {}
+    for document in documents:
+        origins.setdefault(document.origin, []).append(document)
+    return list(origins.values())
 
 
 def data_digest(documents: Iterable[Document]) -> str:

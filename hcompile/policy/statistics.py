@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hcompile.policy.documents import Document
+from hcompile.policy.documents import Document, grouped
 from hcompile.policy.metrics.base import DocumentScore, degradation
 
 RESAMPLES = 10_000
@@ -58,7 +58,7 @@ def upper_bound(
 
 def independent(documents: Sequence[Document]) -> int:
     """Return how many scores `by_origin` makes of the documents."""
-    origins = len({document.origin or document.name for document in documents})
+    origins = len(grouped(documents))
     return origins if origins > 1 else len(documents)
 
 
@@ -66,7 +66,7 @@ def by_origin(documents: Sequence[Document], scores: Sequence[DocumentScore]) ->
     """Return one score for each origin of the documents: what a bound resamples, since parts of one file are alike."""
     found: dict[str, list[DocumentScore]] = {}
     for document, score in zip(documents, scores, strict=True):
-        found.setdefault(document.origin or document.name, []).append(score)
+        found.setdefault(document.origin, []).append(score)
     if len(found) < 2:
         return list(scores)  # One long text: its parts are all there is.
     return [
