@@ -18,6 +18,7 @@ from hcompile.bench.report import BenchReport, LengthResult, Spread
 from hcompile.errors import UsageError
 from hcompile.passes.linear import use_library
 from hcompile.progress import Progress, quiet
+from hcompile.runtime.inputs import allows
 from hcompile.runtime.module import CompiledModule
 from hcompile.tuning.timing import Rounds, time_calls
 from hcompile.tuning_db.record import utc_now
@@ -83,14 +84,11 @@ def bench(request: BenchRequest, progress: Progress = quiet) -> BenchReport:
 
 
 def _lengths(opened: Opened, wanted: tuple[int, ...] | None) -> tuple[int, ...]:
-    least, most = opened.limits
+    limits = least, most = opened.limits
     if wanted is None:
-        inside = (
-            length for length in DEFAULT_LENGTHS if length >= least and (most is None or length <= most)
-        )
-        return tuple(inside) or (most or least,)
+        return tuple(length for length in DEFAULT_LENGTHS if allows(limits, length)) or (most or least,)
     for length in wanted:
-        if length < least or (most is not None and length > most):
+        if not allows(limits, length):
             upper = "any" if most is None else most
             raise UsageError(
                 f"length {length} is outside what the model was exported for ({least} to {upper})"

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import torch
 
-from hcompile.budget import Budget
 from hcompile.passes.select import plan_tensors
 from hcompile.plan import Plan
 from hcompile.policy.certificate import Certificate, certify
 from hcompile.policy.documents import Document
 from hcompile.policy.interface import Interface
 from hcompile.policy.measure import Call, Comparison
-from hcompile.policy.metrics import metric_of
+from hcompile.policy.metrics.base import Metric
 from hcompile.policy.text import Encoder, encoder_of
 from hcompile.program import Program
 from hcompile.progress import Progress
@@ -30,29 +29,32 @@ def certify_lowered(
     interface: Interface,
     documents: Sequence[Document],
     *,
-    budget: Budget,
-    metric: str | None,
+    metric: Metric,
+    limit: float,
     domain: str,
     dtype: str,
     device: str,
     seed: int,
     progress: Progress,
 ) -> Certificate:
-    """Compare the hybrid graph, as it will run, with the dense model on torch's own attention."""
+    """Compare the hybrid graph, as it will run, with the dense model on torch's own attention.
+
+    Args:
+        limit: the largest degradation, as the metric counts it (`Metric.limit`).
+    """
     if program.plan is None:
         raise ValueError("certify_lowered wants a program with a plan: run select first")
-    measure = metric_of(budget.metric, metric)
     comparison = Comparison(
         dense=_dense(program, lowered, interface),
         hybrid=call(lowered.hybrid),
         interface=interface,
-        metric=measure,
+        metric=metric,
         progress=progress,
     )
     return certify(
         comparison,
         documents,
-        limit=measure.limit(budget.limit),
+        limit=limit,
         domain=domain,
         dtype=dtype,
         device=device,

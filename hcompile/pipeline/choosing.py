@@ -21,7 +21,6 @@ from hcompile.plan import Plan
 from hcompile.policy.calibration import Splits, load_splits, sample_splits
 from hcompile.policy.interface import Interface
 from hcompile.policy.memory import Memory
-from hcompile.policy.metrics import metric_of
 from hcompile.policy.policy import Models, choose_plan
 from hcompile.policy.repair import Effort
 from hcompile.policy.units import units_of
@@ -92,7 +91,6 @@ def choose(job: Job, kernels: PlanKernels, memory: Memory, progress: Progress) -
         raise UsageError(
             f"{job.model.source}: no plan was given and there is no data to choose one with: pass --calib"
         )
-    metric = metric_of(job.budget.metric, request.metric)
     tables = kernels.any_table()
     runner = PlanRunner(program, tables, request.backend, job.library)
     models = Models(
@@ -106,8 +104,8 @@ def choose(job: Job, kernels: PlanKernels, memory: Memory, progress: Progress) -
         models,
         units_of(program.sites, length, granularity=request.granularity, keep_layers=request.keep_layers),
         job.splits,
-        metric,
-        metric.limit(job.budget.limit),
+        job.metric,
+        job.metric.limit(job.budget.limit),
         lambda site, pattern: kernels.head_us(site, pattern, length),
         effort=Effort(time_limit_s=request.time_limit_s),
         memory=memory,

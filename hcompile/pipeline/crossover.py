@@ -10,7 +10,7 @@ import torch
 from hcompile.program import Program
 from hcompile.progress import Progress
 from hcompile.runtime.crossover import Crossover, Timing
-from hcompile.runtime.inputs import limits, made_up_inputs
+from hcompile.runtime.inputs import allows, limits, made_up_inputs
 from hcompile.runtime.module import Lowered
 from hcompile.tuning.timing import Rounds, time_calls
 
@@ -32,9 +32,8 @@ def measure_crossover(
     Stops rising once the hybrid graph takes less than two thirds of the dense one's time twice in a row: from there on
     it only gets better.
     """
-    least, most = limits(program, axis)
-    rising = sorted({*LENGTHS, planned})
-    lengths = [length for length in rising if length >= least and (most is None or length <= most)]
+    bounds = limits(program, axis)
+    lengths = [length for length in sorted({*LENGTHS, planned}) if allows(bounds, length)]
     generator = torch.Generator().manual_seed(seed)
     timings: list[Timing] = []
     for done, length in enumerate(lengths):

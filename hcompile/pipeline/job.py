@@ -20,6 +20,7 @@ from hcompile.plan import Plan
 from hcompile.policy.calibration import Splits
 from hcompile.policy.interface import Interface
 from hcompile.policy.metrics import metric_of
+from hcompile.policy.metrics.base import Metric
 from hcompile.policy.units import units_of
 from hcompile.program import Program
 from hcompile.program_json import program_to_json
@@ -36,7 +37,9 @@ class Job:
 
     Attributes:
         plan: the user's, None where the policy chooses one.
+        metric: what the budget is of.
         interface: how the model is called.
+        graphs_sha256: of the program's graph and of the original one's.
         lengths: rising; plans are made for the last one, and schedules for all.
         splits: documents, None where nothing is to be measured.
         held_out: the documents are fit for a certificate.
@@ -47,7 +50,9 @@ class Job:
     budget: Budget
     model: ImportedModel
     plan: Plan | None
+    metric: Metric
     interface: Interface
+    graphs_sha256: str
     lengths: tuple[int, ...]
     splits: Splits | None
     held_out: bool
@@ -74,12 +79,7 @@ class Job:
     def facts(self) -> dict[str, Any]:
         """What decides quality measurements besides weights, data and code."""
         return {
-            "graphs": sha256_json(
-                [
-                    None if graph is None else program_to_json(graph)
-                    for graph in (self.program, self.model.original)
-                ]
-            ),
+            "graphs": self.graphs_sha256,
             "dtype": self.dtype,
             "linear_library": self.library,
             "device": self.device.to_json(),
@@ -94,20 +94,17 @@ def prepare(request: OptimizeRequest, model: ImportedModel | None = None) -> Job
         UsageError: the request, the model or the data cannot be used.
         EnvironmentFault: the output cannot be written, or a library is missing.
     """
-    budget = _budget(request)
+    budget, metric = _budget(request)
     _check_output(request)
     if model is None:
         model = load_model(request.model, dtype=request.dtype, trust=request.trust, factory=request.factory)
     model = fit_to(request.backend, model)
     program = model.program
-    for graph in (program, model.original):
-        if graph is not None:
-            program_to_json(graph)  # What no artifact can hold is refused before the work, not after it.
+    # What no artifact can hold is refused before the work, not after it.
+    graphs = [None if graph is None else program_to_json(graph) for graph in (program, model.original)]
     axis = length_axis(program)
     interface = Interface.of(program, axis)
-    metric = metric_of(budget.metric, request.metric)
     metric.check(interface, program.sites)
-    metric.limit(budget.limit)
     lengths = chosen_lengths(request.lengths, program, axis)
     if request.plan is None:
         # What cannot become local at all is refused before the work.
@@ -118,7 +115,9 @@ def prepare(request: OptimizeRequest, model: ImportedModel | None = None) -> Job
         budget=budget,
         model=model,
         plan=None if request.plan is None else read_plan(request.plan, program),
+        metric=metric,
         interface=interface,
+        graphs_sha256=sha256_json(graphs),
         lengths=lengths,
         splits=data.splits,
         held_out=data.held_out,
@@ -129,13 +128,14 @@ def prepare(request: OptimizeRequest, model: ImportedModel | None = None) -> Job
     )
 
 
-def _budget(request: OptimizeRequest) -> Budget:
+def _budget(request: OptimizeRequest) -> tuple[Budget, Metric]:
     try:
         budget = Budget.parse(request.budget)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    metric_of(budget.metric, request.metric)
-    return budget
+    metric = metric_of(budget.metric, request.metric)
+    metric.limit(budget.limit)
+    return budget, metric
 
 
 def _check_output(request: OptimizeRequest) -> None:

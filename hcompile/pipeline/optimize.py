@@ -25,7 +25,6 @@ from hcompile.pipeline.tuning import tune_options
 from hcompile.plan import Plan
 from hcompile.policy.certificate import Certificate
 from hcompile.policy.documents import data_digest
-from hcompile.policy.metrics import metric_of
 from hcompile.program import Program
 from hcompile.progress import Progress, quiet
 from hcompile.runtime.crossover import Crossover
@@ -119,7 +118,7 @@ def _certify(job: Job, compiled: _Compiled, memory: StoredMemory, progress: Prog
         "plan": None if plan is None else plan.digest,
         "schedules": {name: table.to_json() for name, table in compiled.tables.items()},
         "budget": job.budget.to_json(),
-        "metric": metric_of(job.budget.metric, job.request.metric).source(),
+        "metric": job.metric.source(),
         "data": data_digest(job.splits.certify),
         "domain": job.splits.domain,
         "units": [document.unit for document in job.splits.certify],
@@ -133,8 +132,8 @@ def _certify(job: Job, compiled: _Compiled, memory: StoredMemory, progress: Prog
         compiled.lowered,
         job.interface,
         job.splits.certify,
-        budget=job.budget,
-        metric=job.request.metric,
+        metric=job.metric,
+        limit=job.metric.limit(job.budget.limit),
         domain=job.splits.domain,
         dtype=job.dtype,
         device=job.device.model,

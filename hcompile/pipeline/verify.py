@@ -16,6 +16,7 @@ from hcompile.pipeline.tuning import check_lengths
 from hcompile.policy.calibration import LEAST_TO_CERTIFY, gather
 from hcompile.policy.certificate import Certificate
 from hcompile.policy.interface import Interface
+from hcompile.policy.metrics import metric_of
 from hcompile.policy.sources import read_source
 from hcompile.progress import Progress, quiet
 from hcompile.runtime.inputs import limits
@@ -92,13 +93,14 @@ def verify(request: VerifyRequest, progress: Progress = quiet) -> VerifyReport:
             f"{request.data} gives {len(documents)} different documents of {length} tokens and {LEAST_TO_CERTIFY} are "
             "needed: add data, or choose a shorter length"
         )
+    metric = metric_of(budget.metric, request.metric)
     measured = certify_lowered(
         opened.program,
         opened.lowered,
         interface,
         documents,
-        budget=budget,
-        metric=request.metric,
+        metric=metric,
+        limit=metric.limit(budget.limit),
         domain=request.data,
         dtype=opened.manifest.dtype,
         device=opened.device.model,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from hcompile.passes.sites import Q, arguments
 from hcompile.program import Program
@@ -35,6 +33,12 @@ def limits(program: Program, axis: tuple[int, int] | None) -> tuple[int, int | N
     return max(1, least), most
 
 
+def allows(limits: tuple[int, int | None], length: int) -> bool:
+    """Return whether a number of tokens lies within the limits."""
+    least, most = limits
+    return length >= least and (most is None or length <= most)
+
+
 def _fixed_length(program: Program) -> int | None:
     """Return what the first attention runs over, None in a program without one."""
     first = next((node for _, node in program.attention_nodes()), None)
@@ -43,6 +47,9 @@ def _fixed_length(program: Program) -> int | None:
     queries = arguments(first)[Q]
     if "val" not in queries.meta:
         # Read from an artifact, where shapes are not kept.
+        from torch._subclasses.fake_tensor import FakeTensorMode
+        from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+
         program = program.with_graph(program.edit())
         queries = next(arguments(node)[Q] for _, node in program.attention_nodes())
         mode = FakeTensorMode(allow_non_fake_inputs=True)
