@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +127,7 @@ def _import_exported(
     exported: ExportedProgram, example: Example | None, kind: str, source: str
 ) -> ImportedModel:
     from hcompile.passes.raise_attention import raise_attention
-    from hcompile.passes.verify import verify_rewrite
+    from hcompile.passes.verify import compare_outputs
     from hcompile.program import Program
 
     with _one_line(source, "its graph cannot be used"):
@@ -137,9 +137,10 @@ def _import_exported(
     if example is not None:
         with _one_line(source, "its graph does not take its sample inputs"):
             samples = _flatten(original, example)
-            compared = _comparable(original, samples) if program.sites else ()
-        if compared:
-            verify_rewrite(original, program, compared)
+            compared = _reference(original, samples) if program.sites else None
+        if compared is not None:
+            expected, inputs = compared
+            compare_outputs(expected, program, inputs)
     return ImportedModel(program, kind, source, original, samples)
 
 
@@ -174,18 +175,19 @@ def _flatten(program: Program, example: Example) -> tuple[torch.Tensor, ...]:
     return tuple(flat[index] for index in range(len(flat)))
 
 
-def _comparable(original: Program, samples: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """Return the samples cut down, since comparing costs the square of the length, or whole if the graph wants that."""
+def _reference(
+    original: Program, samples: tuple[torch.Tensor, ...]
+) -> tuple[Sequence[torch.Tensor], tuple[torch.Tensor, ...]]:
+    """Return what the graph gives, and for which inputs: the samples cut down, since comparing costs the square of the
+    length, or whole if the graph wants that."""
     import torch
 
     short = _shortened(original, samples)
     with torch.no_grad():
         try:
-            original.run(*short)
+            return original.run(*short), short
         except (RuntimeError, ValueError, IndexError):
-            original.run(*samples)
-            return samples
-    return short
+            return original.run(*samples), samples
 
 
 def _shortened(program: Program, samples: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

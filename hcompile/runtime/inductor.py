@@ -45,7 +45,9 @@ class CompiledGraph:
     ) -> tuple[torch.Tensor, ...]:
         """Run the graph with some tensors (of the same shape and dtype) exchanged for this call only."""
         compiled = self._compiled or self._compile()
-        tensors = [changed.get(name, tensor) for name, tensor in self._tensors.items()]
+        tensors: Iterable[torch.Tensor] = self._tensors.values()
+        if changed:
+            tensors = [changed.get(name, tensor) for name, tensor in self._tensors.items()]
         with torch.no_grad(), _no_autocast():
             # The compiled code reads its inputs as contiguous, which is how they were traced.
             return tuple(compiled(*tensors, *(value.contiguous() for value in flat_inputs)))
