@@ -31,21 +31,19 @@ def cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def tiny_llama() -> LlamaForCausalLM:
     """A random model: 2 layers, 4 query heads of 8 on 2 KV heads, 64 ids, at most 512 tokens."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=512,
-    )
+    from tests.tiny_models import tiny_llama_model
+
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return LlamaForCausalLM(config).eval()
+        return tiny_llama_model(
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+        )
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from hcompile.cli.main import main
+from tests.tiny_models import tiny_llama_model
 
 Run = Callable[..., tuple[int, str]]
 
@@ -18,16 +18,8 @@ Run = Callable[..., tuple[int, str]]
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model of one layer that reads bytes."""
-    config = LlamaConfig(
-        vocab_size=256,
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=512,
-    )
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    LlamaForCausalLM(config).save_pretrained(folder)
+    tiny_llama_model(vocab_size=256, hidden_size=32, intermediate_size=32).save_pretrained(folder)
     return folder
 
 

@@ -21,6 +21,7 @@ from hcompile.runtime.crossover import Crossover
 from hcompile.runtime.dispatch import safe_tables
 from hcompile.runtime.inputs import length_axis
 from hcompile.versions import library_versions
+from tests.tiny_models import tiny_llama_model
 
 FOLDER = Path(__file__).parent
 ARTIFACT, EXPECTED = FOLDER / "golden-1.hcm", FOLDER / "golden-1.safetensors"
@@ -28,20 +29,11 @@ ARTIFACT, EXPECTED = FOLDER / "golden-1.hcm", FOLDER / "golden-1.safetensors"
 
 def main() -> None:
     """Write the artifact, and inputs with the logits that the reference gives for them."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        max_position_embeddings=128,
-    )
     torch.manual_seed(0)
-    program = import_model(LlamaForCausalLM(config).eval(), "golden")
+    model = tiny_llama_model(
+        hidden_size=16, intermediate_size=24, num_key_value_heads=1, head_dim=8, max_position_embeddings=128
+    )
+    program = import_model(model, "golden")
     plan = Plan.of({site.name: [Dense(), Local(8, 2)] for site in program.sites})
     program = select(program, plan)
     facts = {

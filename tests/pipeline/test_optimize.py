@@ -89,31 +89,21 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+def request_for(output: Path, home: Path) -> OptimizeRequest:
+    calib = str(home / "text.jsonl")
+    return OptimizeRequest("reader", output, budget="kl=0.5", calib=calib, lengths=(LENGTH,), trials=2)
+
+
 @pytest.fixture
 def request_of(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OptimizeRequest:
     monkeypatch.setenv("HCOMPILE_CACHE_DIR", str(home / "cache"))
-    return OptimizeRequest(
-        "reader",
-        tmp_path / "reader.hcm",
-        budget="kl=0.5",
-        calib=str(home / "text.jsonl"),
-        lengths=(LENGTH,),
-        trials=2,
-    )
+    return request_for(tmp_path / "reader.hcm", home)
 
 
 @pytest.fixture(scope="module")
 def first(home: Path, model: ImportedModel) -> OptimizeReport:
     """A first run, which fills the database."""
-    request = OptimizeRequest(
-        "reader",
-        home / "first.hcm",
-        budget="kl=0.5",
-        calib=str(home / "text.jsonl"),
-        lengths=(LENGTH,),
-        trials=2,
-    )
-    return optimize(request, model=model)
+    return optimize(request_for(home / "first.hcm", home), model=model)
 
 
 def test_a_module_becomes_an_artifact_within_its_budget(first: OptimizeReport, reader: Reader) -> None:
