@@ -10,7 +10,7 @@ Timing needs a machine that does nothing else; `noisy` in the results says when 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -94,7 +94,7 @@ def measure(
         for name, each in (("dense", Dense()), ("window", pattern))
     }
     medians_us = {name: median(each) for name, each in times_us.items()}
-    gain = medians_us["dense"] / medians_us["window"]
+    gain = median(paired(times_us["dense"], times_us["window"]))
     flops = {
         name: 4 * head_dim * heads * pairs["window" if name == "window" else "dense"] for name in times_us
     }
@@ -105,11 +105,17 @@ def measure(
         "noisy": timing.noisy,
         "times_us": {name: spread(each) for name, each in times_us.items()},
         "gflops": {name: round(flops[name] / medians_us[name] / 1000, 1) for name in times_us},
-        "dense_over_sdpa": round(medians_us["sdpa"] / medians_us["dense"], 3),
+        "dense_over_sdpa": round(median(paired(times_us["sdpa"], times_us["dense"])), 3),
         "window_over_dense": round(gain, 3),
+        "window_over_dense_spread": spread(paired(times_us["dense"], times_us["window"]), 3),
         "of_element_exact": round(gain / (pairs["dense"] / pairs["window"]), 3),
         "of_tile_exact": round(gain / (tiles["dense"] / tiles["window"]), 3),
     }
+
+
+def paired(slow_us: Sequence[float], fast_us: Sequence[float]) -> list[float]:
+    """Return the ratio in each round: drifts of the machine, which last for many rounds, leave it as it is."""
+    return [slow / fast for slow, fast in zip(slow_us, fast_us, strict=True)]
 
 
 def summary(case: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
@@ -25,8 +25,8 @@ def save(name: str, device: Device, measured: Mapping[str, Any], folder: Path) -
     return target
 
 
-def spread(times_us: tuple[float, ...]) -> dict[str, float]:
-    """Return median, quartiles and minimum in microseconds."""
-    low, middle, high = quantiles(times_us, n=4) if len(times_us) > 1 else times_us * 3
-    named = {"median": middle, "quartile_low": low, "quartile_high": high, "least": min(times_us)}
-    return {name: round(value, 1) for name, value in named.items()}
+def spread(values: Sequence[float], digits: int = 1) -> dict[str, float]:
+    """Return median, quartiles and minimum: of times in microseconds, or of ratios."""
+    low, middle, high = quantiles(values, n=4) if len(values) > 1 else [*values] * 3
+    named = {"median": middle, "quartile_low": low, "quartile_high": high, "least": min(values)}
+    return {name: round(value, digits) for name, value in named.items()}

@@ -62,6 +62,7 @@ def tile_function(schedule: Schedule, head_dim: int, dtype: str) -> Tile:
     SL = L if D % L == 0 else 8  # lanes in which rows of K and V are copied
     PAIR = 2 if DOT else 1
     DW = D // PAIR
+    QUERIES_A_STEP = -(-BQ * MS // BK)
     ELEMENT = "uint16" if BF16 else "float32"
     WORD = "float32" if DOT else ELEMENT
 
@@ -122,6 +123,25 @@ def tile_function(schedule: Schedule, head_dim: int, dtype: str) -> Tile:
             scores.hide(p0 + i, low, high, _HIDDEN)
         scores.raise_to_rows(X, NEW + i)
         scores.store(X, S + j * BQ + i, BQ)
+
+    def prefetch_piece(V: Any, row: Any, step: Any, d: Any) -> None:
+        """Bring the cache line that starts in elements d to d + MO of a row."""
+        elements = _LINE_BYTES // (2 if BF16 else 4)
+        with T.If(d % elements < MO), T.Then():
+            T.evaluate(prefetch(V[T.int64(row) * step + T.int64(d)], near=False, write=False))
+
+    def hides(
+        j0: Any, count: int | Any, p0: Any, rows: Any, window: Any, sink_end: Any, causal: Any, has_mask: Any
+    ) -> Any:
+        """Whether a pair of keys j0 .. j0 + count is masked, in the future, or out of the window and no sink."""
+        past_window = T.Or(p0 + rows - 1 - T.max(j0, sink_end) >= window, j0 + count - 1 - p0 >= window)
+        return T.cast(
+            T.Or(
+                has_mask != 0,
+                T.Or(T.And(causal != 0, j0 + count - 1 > p0), T.And(j0 + count > sink_end, past_window)),
+            ),
+            "int32",
+        )
 
     @T.macro
     def fill(X, at, count, value):
@@ -194,8 +214,8 @@ def tile_function(schedule: Schedule, head_dim: int, dtype: str) -> Tile:
         C1 = T.alloc_buffer((HALF * L,), "float32")
         scores = T.meta_var(RegisterTile((C0, C1), MS, NS, L))
         output = T.meta_var(RegisterTile((C0, C1), MO, NO, L))
-        # First key, keys, whether some pair is hidden, first key of the next block.
-        block = T.alloc_buffer((4,), "int32")
+        block = T.alloc_buffer((3,), "int32")  # Its first key, its keys, first key of the next one.
+        partial = T.alloc_buffer((1,), "int32")  # Whether some pair of the keys at hand is hidden.
 
         if DOT:
             T.attr("dot", "pragma_import_llvm", DOT_BFLOAT16)
@@ -213,28 +233,12 @@ def tile_function(schedule: Schedule, head_dim: int, dtype: str) -> Tile:
         for b in T.serial(blocks_a + blocks_b):
             # Kept in memory: as expressions, TVM's simplifier would carry them into every index.
             block[0] = T.if_then_else(b < blocks_a, lo_a + b * BK, lo_b + (b - blocks_a) * BK)
-            block[3] = T.if_then_else(b + 1 < blocks_a, lo_a + (b + 1) * BK, lo_b + (b + 1 - blocks_a) * BK)
+            block[2] = T.if_then_else(b + 1 < blocks_a, lo_a + (b + 1) * BK, lo_b + (b + 1 - blocks_a) * BK)
             block[1] = T.min(BK, T.if_then_else(b < blocks_a, hi_a, hi_b) - block[0])
             j0: T.let = block[0]
             count: T.let = block[1]
-            # A pair is hidden when its key is past the end, masked, in the future, or out of the window and no sink.
-            block[2] = T.cast(
-                T.Or(
-                    T.Or(has_mask != 0, count % MS != 0),
-                    T.Or(
-                        T.And(causal != 0, j0 + count - 1 > p0),
-                        T.And(
-                            j0 + count > sink_end,
-                            T.Or(
-                                p0 + rows - 1 - T.max(j0, sink_end) >= window, j0 + count - 1 - p0 >= window
-                            ),
-                        ),
-                    ),
-                ),
-                "int32",
-            )
-            partial: T.let = block[2]
-            if partial != 0:
+            partial[0] = hides(j0, count, p0, rows, window, sink_end, causal, has_mask)
+            if T.Or(partial[0] != 0, count % MS != 0):
                 find_bounds(bounds, mask, j0, count, causal, has_mask, window, sink_end)
             if STAGE_K:
                 stage(X, KS, K, k_step, j0, count)
@@ -251,16 +255,24 @@ def tile_function(schedule: Schedule, head_dim: int, dtype: str) -> Tile:
                     for r in T.unroll(MS):
                         prefetch_row(K, j0 + jt * MS + MS + r, k_step, near=True)
                 # A window computes too little a row to hide that it is far: rows come a block ahead, and queries a
-                # tile (the launcher goes down). A dense head's rows come in order, which the hardware sees by itself.
+                # tile (the launcher goes down), a few at a time, as only a few lines can be under way. A dense
+                # head's rows come in order, which the hardware sees by itself.
                 if blocks_b != 0:
                     for r in T.unroll(MS):
-                        prefetch_row(K, block[3] + jt * MS + r, k_step)
-                        prefetch_row(V, block[3] + jt * MS + r, v_step)
+                        prefetch_row(K, block[2] + jt * MS + r, k_step)
                 if b == blocks_a + blocks_b - 1:
-                    for r in T.serial(MS):
-                        if jt * MS + r < BQ:
-                            prefetch_row(O, jt * MS + r, o_step, write=True)
-                            prefetch_row(Q, jt * MS + r - BQ, q_step)
+                    for r in T.serial(QUERIES_A_STEP):
+                        if jt * QUERIES_A_STEP + r < BQ:
+                            prefetch_row(O, jt * QUERIES_A_STEP + r, o_step, write=True)
+                            prefetch_row(Q, jt * QUERIES_A_STEP + r - BQ, q_step)
+                # Kept in memory, as `block` is.
+                partial[0] = T.cast(
+                    T.Or(
+                        jt * MS + MS > count,
+                        hides(j0 + jt * MS, MS, p0, rows, window, sink_end, causal, has_mask) != 0,
+                    ),
+                    "int32",
+                )
                 # Rows past the last key repeat it: nothing behind the keys is read, and `bounds` hides them.
                 key_at = T.meta_var(
                     [T.Bind(T.int64(j0 + T.min(jt * MS + r, count - 1)) * k_step) for r in range(MS)]
@@ -274,7 +286,7 @@ def tile_function(schedule: Schedule, head_dim: int, dtype: str) -> Tile:
                             scores.accumulate(multiply_add, X, staged_at, row)
                         else:
                             scores.accumulate(multiply_add, K, [at + T.int64(d) for at in key_at], row)
-                    finish_scores(scores, X, bounds, jt * MS, it * WS, p0, partial, scale)
+                    finish_scores(scores, X, bounds, jt * MS, it * WS, p0, partial[0], scale)
 
             for i in T.serial(BQ // L):
                 X[vec(DECAY + i * L, L)] = exp2(X[vec(PEAK + i * L, L)] - X[vec(NEW + i * L, L)], L)
@@ -303,6 +315,9 @@ def tile_function(schedule: Schedule, head_dim: int, dtype: str) -> Tile:
                     output.load(X, ACC + dt * MO * BQ + it * WO, BQ)
                     output.scale(row_of(X, DECAY + it * WO, NO))
                     for j in T.serial((count + PAIR - 1) // PAIR):
+                        if blocks_b != 0:
+                            for r in T.unroll(PAIR):
+                                prefetch_piece(V, block[2] + j * PAIR + r, v_step, dt * MO)
                         row = T.meta_var(row_of(X, S + j * BQ + it * WO, NO))
                         if STAGE_V:
                             output.accumulate(
