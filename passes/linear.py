@@ -39,16 +39,20 @@ def use_library(program: Program, library: str) -> Program:
     return program.with_graph(graph)
 
 
-def faster_library(program: Program, rows: int = 2048) -> str:
-    """Return the name of the library that is faster on the program's largest float32 linear with `rows` tokens."""
+def largest_linear(program: Program) -> torch.Tensor | None:
+    """Return the weight `[out, in]` of the program's largest float32 linear, None where there is none."""
     weights = [
         program.tensors[node.args[1].target]
         for node in program.graph.graph.nodes
         if node.target is torch.ops.aten.linear.default and _is_float32(program, node.args[1])
     ]
-    if not weights or not torch.backends.mkldnn.is_available():
+    return max(weights, key=torch.numel) if weights else None
+
+
+def faster_library(weight: torch.Tensor | None, rows: int = 2048) -> str:
+    """Return the name of the library that is faster on a linear of this weight `[out, in]` with `rows` tokens."""
+    if weight is None or not torch.backends.mkldnn.is_available():
         return "default"
-    weight = max(weights, key=torch.numel)
     x = torch.randn(1, rows, weight.shape[1])
     calls: tuple[Callable[[], object], ...] = (
         lambda: torch.nn.functional.linear(x, weight),

@@ -11,7 +11,6 @@ from hcompile.budget import Budget
 from hcompile.codegen import get_backend
 from hcompile.errors import EnvironmentFault, UsageError
 from hcompile.frontend.load import ImportedModel, load_model
-from hcompile.passes.linear import faster_library
 from hcompile.pipeline.choosing import read_plan, read_splits
 from hcompile.pipeline.importing import fit_to
 from hcompile.pipeline.request import OptimizeRequest
@@ -43,7 +42,7 @@ class Job:
         lengths: rising; plans are made for the last one, and schedules for all.
         splits: documents, None where nothing is to be measured.
         held_out: the documents are fit for a certificate.
-        library: what multiplies weight matrices (`hcompile.passes.linear`).
+        library: what multiplies weight matrices (`hcompile.pipeline.linear_library`); set when the database is open.
     """
 
     request: OptimizeRequest
@@ -57,9 +56,9 @@ class Job:
     splits: Splits | None
     held_out: bool
     warnings: tuple[str, ...]
-    library: str
     dtype: str
     device: Device
+    library: str = "default"
 
     @property
     def program(self) -> Program:
@@ -122,7 +121,6 @@ def prepare(request: OptimizeRequest, model: ImportedModel | None = None) -> Job
         splits=data.splits,
         held_out=data.held_out,
         warnings=data.warnings,
-        library=faster_library(program),
         dtype=compute_dtype(program),
         device=get_backend(request.backend).device(),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from hcompile.pipeline.choosing import Choice, choose
 from hcompile.pipeline.crossover import measure_crossover
 from hcompile.pipeline.job import Job, prepare
 from hcompile.pipeline.kernels import PlanKernels
+from hcompile.pipeline.linear_library import linear_library
 from hcompile.pipeline.memory import StoredMemory
 from hcompile.pipeline.report import NodeTime, OptimizeReport
 from hcompile.pipeline.request import OptimizeRequest
@@ -66,6 +67,7 @@ def optimize(
         job = prepare(request, model)
     options = tune_options(request.trials, request.time_limit_s, request.seed)
     with open_db(request.db) as db, Tuner(request.backend, db, options) as tuner:
+        job = replace(job, library=linear_library(db, job.program, job.device))
         memory = StoredMemory(db, job.program, job.facts)
         kernels = PlanKernels(job.program, job.lengths, request.backend, tuner)
         with stages("tune"):

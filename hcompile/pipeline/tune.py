@@ -10,9 +10,9 @@ from typing import Any
 from hcompile.artifact.load import read_manifest, read_program
 from hcompile.artifact.write import write_artifact
 from hcompile.codegen import get_backend
-from hcompile.passes.linear import faster_library
 from hcompile.pipeline.crossover import measure_crossover
 from hcompile.pipeline.kernels import PlanKernels
+from hcompile.pipeline.linear_library import linear_library
 from hcompile.pipeline.report import NodeTime
 from hcompile.pipeline.stages import Stages
 from hcompile.pipeline.tuning import chosen_lengths, tune_options
@@ -83,7 +83,7 @@ def tune(request: TuneRequest, progress: Progress = quiet) -> TuneReport:
             kernels.tune(progress)
             tables, nodes = kernels.tables(plan), kernels.node_times(plan, lengths[-1])
         measured = tuner.measured
-    library = faster_library(program)
+        library = linear_library(db, program, get_backend(manifest.backend).device())
     lowered = Lowered.of(program, original, tables, manifest.backend, library)
     with stages("crossover"):
         crossover = measure_crossover(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hcompile.linear_operator import onednn_linear
-from hcompile.passes.linear import LIBRARIES, faster_library, use_library
+from hcompile.passes.linear import LIBRARIES, faster_library, largest_linear, use_library
 from hcompile.program import Program
 from tests.small_programs import attention_program, odd_inputs, odd_model, odd_program
 
@@ -50,8 +50,9 @@ def test_an_unknown_library_is_refused_with_the_known_ones(tiny_program: Program
 
 
 def test_the_faster_library_is_one_that_is_known(tiny_program: Program) -> None:
-    assert faster_library(tiny_program, rows=8) in LIBRARIES
+    assert faster_library(largest_linear(tiny_program), rows=8) in LIBRARIES
 
 
 def test_without_linears_the_default_stays() -> None:
-    assert faster_library(attention_program()) == "default"
+    assert largest_linear(attention_program()) is None
+    assert faster_library(None) == "default"
