@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from hcompile.checks import check_bool, check_int, check_text
 from hcompile.patterns import Pattern
@@ -14,7 +14,7 @@ from hcompile.schedules.space import Space
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What decides which schedules of a template are legal.
+    """What decides which schedules of a CPU's template are legal.
 
     Attributes:
         dtype: dtype of Q, K, V and the output.
@@ -37,6 +37,28 @@ class Problem:
         check_bool("problem dot_bfloat16", self.dot_bfloat16)
 
 
+@dataclass(frozen=True, slots=True)
+class GpuProblem:
+    """What decides which schedules of a GPU's template are legal.
+
+    Attributes:
+        dtype: dtype of Q, K, V and the output.
+        capability: the GPU's compute capability, such as 90.
+        shared_bytes: shared memory that one block may take.
+    """
+
+    dtype: str
+    head_dim: int
+    capability: int
+    shared_bytes: int
+
+    def __post_init__(self) -> None:
+        check_text("problem dtype", self.dtype, 16)
+        check_int("problem head_dim", self.head_dim, 1, 2**16)
+        check_int("problem capability", self.capability, 70, 999)
+        check_int("problem shared_bytes", self.shared_bytes, 1, 2**30)
+
+
 class TilePairs(Protocol):
     """Counts the (query, key) pairs whose scores one head computes under a schedule, at least the visited ones."""
 
@@ -51,13 +73,13 @@ class Template:
 
     Attributes:
         supports: whether the template has a kernel for a (dtype, head_dim).
-        space: the schedules of a supported problem.
+        space: the schedules of a supported problem, which is of the kind of the template's target.
         tile_pairs: what whole tiles make of a pattern.
     """
 
     name: str
     supports: Callable[[str, int], bool]
-    space: Callable[[Problem], Space]
+    space: Callable[[Any], Space]
     tile_pairs: TilePairs
 
 

@@ -1,0 +1,162 @@
+"""Measures decode attention on a GPU: one query a sequence over a long cache, against SDPA (cuDNN, flash).
+
+    python -m benchmarks.gpu_decode [--rounds N] [--results FOLDER]
+
+32 query and 8 KV heads of 128, bfloat16. Bytes are those of the visited keys and values; `read` adds up as many that
+lie side by side, as a short read does not reach the bandwidth of a long one. The batch of one is timed in a CUDA graph
+that goes through many caches, as a model goes through its layers; its window is cold in every cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from benchmarks.gpu_prefill import HEADS, KV_HEADS, RESULTS, heads, relative_error
+from benchmarks.gpu_timing import ceilings, save, spread, time_gpu
+from hcompile.codegen.triton_gpu.decode import bind
+from hcompile.patterns import Dense, Local, Pattern
+from hcompile.reference import attention_reference
+from hcompile.schedules import Schedule
+from hcompile.schedules.templates import triton_decode
+
+HEAD_DIM = 128
+CACHES = 12
+LARGEST_ERROR = 4e-3  # As in gpu_prefill.
+ROWS: tuple[tuple[str, int, int, Pattern, dict[str, int]], ...] = (
+    ("dense-b16-32k", 16, 32768, Dense(), {"keys": 128, "splits": 3, "warps": 8, "stages": 3, "early": 0}),
+    ("dense-b64-8k", 64, 8192, Dense(), {"keys": 128, "splits": 1, "warps": 8, "stages": 3, "early": 0}),
+    (
+        "window-1024-b64-8k",
+        64,
+        8192,
+        Local(1024, 64),
+        {"keys": 32, "splits": 1, "warps": 2, "stages": 3, "early": 0},
+    ),
+)
+ONE = {"keys": 128, "splits": 9, "warps": 8, "stages": 2, "early": 1}
+"""Values of the schedules that were best of a dozen each; tuning is to choose them."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=15, help="default 15")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_grad_enabled(False)
+    measured: dict[str, Any] = {"ceilings": ceilings(), "rows": []}
+    read = measured["ceilings"]["read_tbps"]
+    click.echo(measured["ceilings"])
+    for name, batch, length, pattern, values in ROWS:
+        row = measure(name, batch, length, pattern, values, options.rounds, read)
+        measured["rows"].append(row)
+        click.echo(row)
+    measured["one"] = measure_one(131072, Local(1024, 64), options.rounds)
+    click.echo(measured["one"])
+    click.echo(save("gpu-decode", measured, options.results))
+
+
+def measure(
+    name: str,
+    batch: int,
+    length: int,
+    pattern: Pattern,
+    values: dict[str, int],
+    rounds: int,
+    read_tbps: float,
+) -> dict[str, Any]:
+    q, k, v = inputs(batch, length)
+    params = heads([pattern] * HEADS)
+    ours = partial(
+        bind(Schedule.of(triton_decode.NAME, values)), q, k, v, None, params, length - 1, HEAD_DIM**-0.5, True
+    )
+    error = check(ours(), q, k, v, params, length - 1)
+    calls: dict[str, Callable[[], object]] = {"ours": ours}
+    if isinstance(pattern, Dense):
+        calls["cudnn"] = partial(sdpa, SDPBackend.CUDNN_ATTENTION, q, k, v)
+        calls["flash"] = partial(sdpa, SDPBackend.FLASH_ATTENTION, q, k, v)
+    size = batch * KV_HEADS * pattern.visited_pairs(1, length, causal=True) * HEAD_DIM * 2 * 2
+    side_by_side = torch.empty(size // 8, dtype=torch.int64, device="cuda")
+    calls["read"] = side_by_side.sum
+    times_us = time_gpu(calls, rounds)
+    tbps = {each: round(size / median(times) / 1e6, 3) for each, times in times_us.items()}
+    return {
+        "name": name,
+        "schedule": values,
+        "error": error,
+        "times_us": {each: spread(times) for each, times in times_us.items()},
+        "tbps": tbps,
+        "of_read_bandwidth": round(tbps["ours"] / read_tbps, 3),
+        "over": {
+            each: spread([slow / fast for slow, fast in zip(times, times_us["ours"], strict=True)], 3)
+            for each, times in times_us.items()
+            if each != "ours"
+        },
+    }
+
+
+def measure_one(length: int, pattern: Pattern, rounds: int) -> dict[str, Any]:
+    """Time a batch of one in a CUDA graph of one call for each of several caches."""
+    caches = [inputs(1, length) for _ in range(CACHES)]
+    params = heads([pattern] * HEADS)
+    kernel = bind(Schedule.of(triton_decode.NAME, ONE))
+    error = max(
+        check(kernel(q, k, v, None, params, length - 1, HEAD_DIM**-0.5, True), q, k, v, params, length - 1)
+        for q, k, v in caches[:2]
+    )
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        kernel(*caches[0], None, params, length - 1, HEAD_DIM**-0.5, True)  # Its counters are of this stream.
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph, stream=stream):
+            for q, k, v in caches:
+                kernel(q, k, v, None, params, length - 1, HEAD_DIM**-0.5, True)
+    times_us = time_gpu({"graph": graph.replay}, rounds)["graph"]
+    return {
+        "name": "window-1024-b1-128k",
+        "schedule": ONE,
+        "error": error,
+        "calls": CACHES,
+        "us_a_call": spread([time / CACHES for time in times_us]),
+    }
+
+
+def inputs(batch: int, length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return q `[B, Hq, 1, D]` and a cache `[B, Hkv, S, D]`."""
+    q, k, v = (
+        torch.randn(batch, count, size, HEAD_DIM, device="cuda", dtype=torch.bfloat16)
+        for count, size in ((HEADS, 1), (KV_HEADS, length), (KV_HEADS, length))
+    )
+    return q, k, v
+
+
+def sdpa(backend: SDPBackend, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    with sdpa_kernel(backend):
+        return F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+
+
+def check(
+    out: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, params: torch.Tensor, position: int
+) -> float:
+    """Return the relative error of the first and the last sequence against the reference in float64."""
+    worst = 0.0
+    for row in (slice(0, 1), slice(q.shape[0] - 1, q.shape[0])):
+        queries, keys, values = (tensor[row].double() for tensor in (q, k, v))
+        wanted = attention_reference(queries, keys, values, None, params, position, HEAD_DIM**-0.5, True)
+        worst = max(worst, relative_error(out[row], wanted))
+    assert worst <= LARGEST_ERROR, f"the kernel is wrong: relative error {worst:.2e}"
+    return worst
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Times calls on a GPU against each other: in turn, from cold caches, by events on the device."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+import torch
+
+FLUSH_BYTES = 256 * 2**20
+"""Written before each call: several times the second-level cache."""
+LEAD_CYCLES = 2_000_000
+"""The device waits this long before each call, about 1 ms, so that the host has launched it by then. With 0.2 ms the
+first call of a round, after which the host waits, came out up to a third slower than it is."""
+
+
+def time_gpu(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Time calls in turn (A, B, A, B, ...), each from cold caches. Returns microseconds of each round by name."""
+    flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
+    for call in calls.values():
+        for _ in range(2):
+            call()
+    torch.cuda.synchronize()
+    events: dict[str, list[tuple[torch.cuda.Event, torch.cuda.Event]]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            flush.zero_()
+            torch.cuda._sleep(LEAD_CYCLES)
+            start.record()
+            call()
+            end.record()
+            events[name].append((start, end))
+        torch.cuda.synchronize()
+    return {name: [start.elapsed_time(end) * 1000 for start, end in pairs] for name, pairs in events.items()}
+
+
+def spread(values: list[float], digits: int = 2) -> dict[str, float]:
+    """Return median, quartiles and minimum: of times in microseconds, or of ratios."""
+    low, middle, high = quantiles(values, n=4) if len(values) > 1 else values * 3
+    named = {"median": middle, "quartile_low": low, "quartile_high": high, "least": min(values)}
+    return {name: round(value, digits) for name, value in named.items()}
+
+
+def ceilings() -> dict[str, float]:
+    """Measure what this device reaches: bfloat16 matrix products in TFLOP/s, and reading memory in TB/s."""
+    size = 8192
+    a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    big = torch.empty(2**31, dtype=torch.uint8, device="cuda").view(torch.int64)
+    times = time_gpu({"product": lambda: a @ b, "read": lambda: big.sum(), "copy": big.clone}, 9)
+    middle = {name: spread(each)["median"] for name, each in times.items()}
+    return {
+        "product_tflops": round(2 * size**3 / middle["product"] / 1e6, 1),
+        "read_tbps": round(2**31 / middle["read"] / 1e6, 3),
+        "copy_tbps": round(2 * 2**31 / middle["copy"] / 1e6, 3),
+    }
+
+
+def save(name: str, measured: Mapping[str, Any], folder: Path) -> Path:
+    """Write a record with the device, the versions and the date, and return the file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    device = torch.cuda.get_device_name().lower().replace(" ", "-")
+    target = folder / f"{name}-{device}.json"
+    facts = {
+        "device": torch.cuda.get_device_name(),
+        "versions": {library: version(library) for library in ("torch", "triton")},
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    target.write_text(json.dumps({**facts, **measured}, indent=1) + "\n")
+    return target

@@ -1,0 +1,140 @@
+"""Compiles a kernel ahead of time for a GPU that need not be there, and reads what it takes of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from hcompile.errors import KernelError
+
+_SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "bool": "i1"}
+_STRIDES = ("_batch", "_head", "_row")
+SHARED_BYTES = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
+"""Shared memory that one block may take, by compute capability (CUDA C++ Programming Guide, compute capabilities)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A kernel with everything that its machine code depends on.
+
+    Attributes:
+        types: Triton's type of each argument, in order; "constexpr" for constants.
+        constants: the values of those.
+        registers: of a thread at most, None to leave it to the compiler.
+    """
+
+    kernel: Any
+    types: Mapping[str, str]
+    constants: Mapping[str, int | bool]
+    warps: int
+    stages: int = 3
+    registers: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """Machine code and its demands.
+
+    Attributes:
+        registers: of a thread; stack_bytes: of a thread, where registers did not suffice.
+        ptx: the code before the assembler.
+    """
+
+    cubin: bytes
+    ptx: str
+    shared_bytes: int
+    registers: int
+    stack_bytes: int
+
+    def fits(self, capability: int) -> bool:
+        """Whether the device's shared memory suffices; the compiler does not ask."""
+        return self.shared_bytes <= SHARED_BYTES[capability]
+
+
+def types_of(
+    kernel: Any, constants: Mapping[str, object], pointers: Mapping[str, str], integers: Sequence[str]
+) -> dict[str, str]:
+    """Return the types of a kernel's arguments.
+
+    Args:
+        pointers: dtypes of what pointer arguments point to; integers: pointers to int32.
+    """
+    types = {}
+    for name in kernel.arg_names:
+        if name in constants:
+            types[name] = "constexpr"
+        elif name in pointers:
+            types[name] = "*" + _SHORT[pointers[name]]
+        elif name in integers:
+            types[name] = "*i32"
+        else:
+            types[name] = "fp32" if name == "scale" else "i32"
+    return types
+
+
+def compile_ahead(source: Source, capability: int) -> Compiled:
+    """Compile for an NVIDIA GPU of a compute capability, such as 90.
+
+    Raises:
+        KernelError: Triton cannot compile it.
+    """
+    names = list(source.types)
+    # Tensors of torch start at multiples of 16 bytes, and rows of such a multiple are apart by one too.
+    whole = [
+        names.index(name)
+        for name, kind in source.types.items()
+        if kind.startswith("*") or (kind == "i32" and name.endswith(_STRIDES))
+    ]
+    made = _source_type(source.kernel)(
+        fn=source.kernel,
+        signature=dict(source.types),
+        constexprs={(names.index(name),): value for name, value in source.constants.items()},
+        attrs={(index,): [["tt.divisibility", 16]] for index in whole},
+    )
+    options: dict[str, int] = {"num_warps": source.warps, "num_stages": source.stages}
+    if source.registers is not None:
+        options["maxnreg"] = source.registers
+    try:
+        compiled = triton.compile(made, target=GPUTarget("cuda", capability, 32), options=options)
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        raise KernelError(
+            f"{source.kernel.__name__} does not compile for sm_{capability}: {lines[-1] if lines else error!r}"
+        ) from error
+    cubin = compiled.asm["cubin"]
+    registers, stack_bytes = _usage(cubin)
+    return Compiled(cubin, compiled.asm["ptx"], compiled.metadata.shared, registers, stack_bytes)
+
+
+def _source_type(kernel: Any) -> Any:
+    if not getattr(kernel, "is_gluon", bool)():
+        return ASTSource
+    from triton.experimental.gluon._runtime import GluonASTSource
+
+    return GluonASTSource
+
+
+def _usage(cubin: bytes) -> tuple[int, int]:
+    """Return registers and stack bytes of a thread, as the disassembler that Triton brings reports them."""
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "kernel.cubin")
+        file.write_bytes(cubin)
+        said = subprocess.run(
+            [tool, "-res-usage", file],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "LC_ALL": "C"},
+        ).stdout
+    fields = dict(field.split(":", 1) for field in said.split() if ":" in field and not field.endswith(":"))
+    return int(fields["REG"]), int(fields["STACK"])

@@ -1,0 +1,54 @@
+"""The order in which a kernel takes its heads: those that see most keys first, so that none of them comes last."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from weakref import ref
+
+import torch
+
+LIST = 0
+"""The window of a head that reads a list of key blocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadOrder:
+    """Query heads, widest window first; those with lists are the last.
+
+    Attributes:
+        table: int32 `[Hq, 4]` on the device of the heads' parameters: head, window, sinks, 0.
+        windows: the windows in that order.
+    """
+
+    table: torch.Tensor
+    windows: tuple[int, ...]
+
+    def long_heads(self, kv_len: int) -> int:
+        """Return how many heads see every key before them in a cache of this length."""
+        return bisect_right(self.windows, -kv_len, key=lambda window: -window)
+
+    @property
+    def lists(self) -> bool:
+        """Whether some head reads a list."""
+        return self.windows[-1] == LIST
+
+
+class HeadOrders:
+    """The orders of the parameters that a kernel was called with: a node's never change, and reading them waits."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[ref[torch.Tensor], int, HeadOrder]] = {}
+
+    def of(self, head_params: torch.Tensor) -> HeadOrder:
+        version = 0 if head_params.is_inference() else head_params._version
+        known = self._known.get(id(head_params))
+        if known is not None and known[0]() is head_params and known[1] == version:
+            return known[2]
+        rows = [(head, *params, 0) for head, params in enumerate(head_params.tolist())]
+        rows.sort(key=lambda row: -row[1])  # stable: equal heads of a KV group stay side by side
+        table = torch.tensor(rows, dtype=torch.int32, device=head_params.device)
+        found = HeadOrder(table, tuple(window for _, window, _, _ in rows))
+        self._known = {at: entry for at, entry in self._known.items() if entry[0]() is not None}
+        self._known[id(head_params)] = (ref(head_params), version, found)
+        return found

@@ -1,0 +1,44 @@
+"""The space of the decode kernel (`hcompile.codegen.triton_gpu.kernels.decode`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hcompile.schedules.axis import Axis
+from hcompile.schedules.space import Space
+from hcompile.schedules.template import GpuProblem, Template, register_template
+from hcompile.schedules.templates.gpu_tiles import ELEMENT_BYTES, padded_head, supports, tile_pairs
+
+NAME = "triton_decode"
+
+_AXES = (
+    Axis("keys", (32, 64, 128), "keys of a block"),
+    Axis("splits", (1, 2, 3, 4, 6, 9, 12, 16, 24, 32, 64), "programs that share the keys of a KV head"),
+    Axis("warps", (2, 4, 8), "warps of a program"),
+    Axis("stages", (2, 3, 4), "blocks that are loaded ahead"),
+    Axis(
+        "early",
+        (0, 1),
+        "whether programs start while the kernel before them ends; they wait where they need it",
+    ),
+)
+
+
+def space(problem: GpuProblem) -> Space:
+    """Return the legal schedules of a problem that the template supports."""
+    head = padded_head(problem.head_dim)
+
+    def legal(v: Mapping[str, int]) -> bool:
+        fits = ELEMENT_BYTES * 2 * v["stages"] * v["keys"] * head <= problem.shared_bytes
+        return fits and (not v["early"] or problem.capability >= 90)
+
+    default = {"keys": 128, "splits": 9, "warps": 8, "stages": 3, "early": 0}
+    # Best on one H200 for a window of many sequences, and for the whole cache of as many.
+    window = {"keys": 32, "splits": 1, "warps": 2, "stages": 3, "early": 0}
+    whole = default | {"splits": 1}
+    while not legal(default):
+        default |= {"stages": 2} if default["stages"] > 2 else {"keys": default["keys"] // 2}
+    return Space(NAME, _AXES, legal, tuple(default.items()), (tuple(window.items()), tuple(whole.items())))
+
+
+register_template(Template(NAME, supports, space, tile_pairs))

@@ -1,0 +1,127 @@
+"""Calls that every GPU kernel must get right, and what comes of comparing one with the reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hcompile.patterns import Dense, Local
+from hcompile.reference import attention_reference
+from hcompile.schedules.schedule import Schedule
+from hcompile.schedules.template import GpuProblem, get_template
+
+MIXED = (Dense(), Local(20, 5), Local(40), Local(7, 70))
+"""A head that sees all, sinks far from the window, no sinks, and sinks that reach into the window."""
+
+
+HOPPER_SHARED_BYTES = 232_448
+
+
+def schedule(template: str, head_dim: int = 128, **changes: int) -> Schedule:
+    """Return the default schedule of a template on Hopper, with other values for some axes, legal or not."""
+    default = (
+        get_template(template).space(GpuProblem("bfloat16", head_dim, 90, HOPPER_SHARED_BYTES)).default()
+    )
+    return Schedule.of(template, {**dict(default.values), **changes})
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call: the last query stands at the last key.
+
+    Attributes:
+        mask: "" for none, "padding" for left and right padding, "holes" for a row with holes and one without a key.
+        heads: one pattern a query head.
+    """
+
+    name: str
+    q_len: int
+    kv_len: int
+    heads: tuple[Any, ...] = MIXED
+    kv_heads: int = 2
+    head_dim: int = 16
+    causal: bool = True
+    mask: str = ""
+    tokens_first: bool = True
+
+
+PREFILL = (
+    Case("ragged", 150, 150),
+    Case("bidirectional", 150, 150, causal=False),
+    Case("after-a-cache", 50, 150),
+    Case("padding", 150, 150, mask="padding"),
+    Case("padding-bidirectional", 150, 150, mask="padding", causal=False),
+    Case("holes", 150, 150, mask="holes"),
+    Case("holes-bidirectional", 50, 150, mask="holes", causal=False),
+    Case("head-of-24", 150, 150, head_dim=24),
+    Case("heads-first", 150, 150, tokens_first=False),
+    Case("one-query", 1, 150),
+    Case("shorter-than-a-tile", 3, 3),
+    Case("one-head-a-group", 150, 150, kv_heads=4),
+    Case("one-group", 150, 150, kv_heads=1),
+    Case("windows-alone", 150, 150, heads=(Local(1),) * 2 + (Local(33, 1),) * 2),
+)
+DECODE = (
+    Case("one-query", 1, 150),
+    Case("one-query-bidirectional", 1, 150, causal=False),
+    Case("five-queries", 5, 150),
+    Case("five-queries-padding", 5, 150, mask="padding"),
+    Case("padding", 1, 150, mask="padding"),
+    Case("holes", 1, 150, mask="holes"),
+    Case("holes-bidirectional", 5, 150, mask="holes", causal=False),
+    Case("head-of-24", 1, 150, head_dim=24),
+    Case("heads-first", 1, 150, tokens_first=False),
+    Case("windows-alone", 1, 150, heads=(Local(1),) * 2 + (Local(33, 1),) * 2),
+    Case("shorter-than-a-block", 1, 3),
+)
+
+
+def error_of(kernel: Any, case: Case, seed: int, dtype: torch.dtype, device: str, scale: int = 1) -> float:
+    """Return the largest error of a call with fresh random inputs, against the reference in float64.
+
+    `scale` multiplies lengths, windows and head sizes: the interpreter is slow, and a GPU's tiles are large. Errors are
+    relative to the mean of |V| that a query's weights give, which bounds what rounding can do to it.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    q_len, kv_len, head_dim = (size * scale for size in (case.q_len, case.kv_len, case.head_dim))
+    if case.q_len == 1:
+        q_len = 1
+    params = torch.tensor(
+        [
+            (window * scale if window < 2**20 else window, sinks * scale)
+            for window, sinks in (pattern.params() for pattern in case.heads)
+        ],
+        dtype=torch.int32,
+    )
+
+    def tensor(heads: int, length: int) -> torch.Tensor:
+        shape = (2, length, heads, head_dim) if case.tokens_first else (2, heads, length, head_dim)
+        made = torch.randn(shape, generator=generator).to(dtype)
+        return made.transpose(1, 2) if case.tokens_first else made
+
+    q, k, v = tensor(len(case.heads), q_len), tensor(case.kv_heads, kv_len), tensor(case.kv_heads, kv_len)
+    mask = None
+    if case.mask:
+        mask = torch.ones(2, kv_len, dtype=torch.bool)
+        mask[0, : kv_len // 11] = False
+        mask[1, kv_len - kv_len // 15 :] = False
+        if case.mask == "holes":
+            mask[0, kv_len // 4 : kv_len // 3] = False
+            mask[1] = False
+    offset, softmax_scale = kv_len - q_len, head_dim**-0.5
+    wanted = attention_reference(
+        q.double(), k.double(), v.double(), mask, params, offset, softmax_scale, case.causal
+    )
+    bound = attention_reference(
+        q.double(), k.double(), v.double().abs(), mask, params, offset, softmax_scale, case.causal
+    )
+    q, k, v, params = (each.to(device) for each in (q, k, v, params))
+    mask = None if mask is None else mask.to(device)
+    # What the allocator gives out next holds no number.
+    poison = torch.full_like(q, float("nan"))
+    del poison
+    out = kernel(q, k, v, mask, params, offset, softmax_scale, case.causal).cpu().double()
+    assert out.shape == wanted.shape and not out.isnan().any(), "the output has NaN or a wrong shape"
+    return float(((out - wanted).abs() / (bound + 1e-30)).max())

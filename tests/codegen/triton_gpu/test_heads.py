@@ -1,0 +1,45 @@
+"""Heads are taken widest window first, and a node's order is read off the device once."""
+
+from __future__ import annotations
+
+import torch
+
+from hcompile.codegen.triton_gpu.heads import HeadOrders
+
+ALL = 2**31 - 1
+
+
+def test_wide_windows_come_first_and_equal_ones_stay_side_by_side() -> None:
+    params = torch.tensor([[64, 4], [ALL, 0], [512, 64], [512, 64], [0, 0], [ALL, 0]], dtype=torch.int32)
+    order = HeadOrders().of(params)
+    assert order.table[:, 0].tolist() == [1, 5, 2, 3, 0, 4]
+    assert order.table[:, 1:3].tolist() == [[ALL, 0], [ALL, 0], [512, 64], [512, 64], [64, 4], [0, 0]]
+    assert order.lists
+
+
+def test_a_window_as_long_as_the_cache_counts_as_long() -> None:
+    order = HeadOrders().of(torch.tensor([[64, 4], [ALL, 0], [512, 64]], dtype=torch.int32))
+    assert [order.long_heads(length) for length in (1, 64, 65, 512, 513, 10**6)] == [3, 3, 2, 2, 1, 1]
+    assert not order.lists
+
+
+def test_an_order_is_kept_until_the_parameters_change() -> None:
+    orders = HeadOrders()
+    params = torch.tensor([[64, 4], [128, 0]], dtype=torch.int32)
+    first = orders.of(params)
+    assert orders.of(params) is first
+    params[0, 0] = 256
+    assert orders.of(params).windows == (256, 128)
+
+
+def test_orders_of_tensors_that_are_gone_are_forgotten() -> None:
+    orders = HeadOrders()
+    for window in range(1, 20):
+        orders.of(torch.tensor([[window, 0]], dtype=torch.int32))
+    assert len(orders._known) <= 2
+
+
+def test_parameters_made_under_inference_mode_have_an_order() -> None:
+    with torch.inference_mode():
+        params = torch.tensor([[64, 4], [128, 0]], dtype=torch.int32)
+    assert HeadOrders().of(params).windows == (128, 64)

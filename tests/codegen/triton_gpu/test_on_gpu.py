@@ -1,0 +1,122 @@
+"""The GPU kernels on a GPU: right in their own dtypes, in graphs, and through the operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.codegen.triton_gpu.cases import DECODE, PREFILL, Case, error_of, schedule
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
+    pytest.mark.filterwarnings("ignore"),
+]
+# Weights and output are rounded: each by 2 ** -8 of the mean of |V| at most in bfloat16, an eighth of it in float16.
+TOLERANCES = {torch.bfloat16: 2**-7, torch.float16: 2**-10}
+ALL = 2**31 - 1
+
+
+def kernels() -> dict[str, Any]:
+    from hcompile.codegen.triton_gpu import decode, hopper_prefill, prefill
+
+    made = {
+        "portable": prefill.bind(schedule("triton_prefill")),
+        "decode": decode.bind(schedule("triton_decode")),
+        "decode-unsplit": decode.bind(schedule("triton_decode", splits=1, keys=32)),
+    }
+    if torch.cuda.get_device_capability()[0] == 9:
+        made["decode-early"] = decode.bind(schedule("triton_decode", early=1))
+        made["hopper"] = hopper_prefill.bind(schedule("hopper_prefill"))
+        made["hopper-free"] = hopper_prefill.bind(schedule("hopper_prefill", turns=0, share=1, stages=3))
+        narrow = schedule("hopper_prefill", keys=64, stages=5, turns=0, hold_q=1)
+        made["hopper-64"] = hopper_prefill.bind(narrow)
+    return made
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, Any]:
+    return kernels()
+
+
+def kernel_of(made: dict[str, Any], name: str) -> Any:
+    if name not in made:
+        pytest.skip("no Hopper GPU")
+    return made[name]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("case", PREFILL, ids=lambda case: case.name)
+@pytest.mark.parametrize("name", ["portable", "hopper", "hopper-free", "hopper-64"])
+def test_prefill_is_what_the_reference_says(
+    made: dict[str, Any], name: str, case: Case, dtype: torch.dtype
+) -> None:
+    scale = 4 if case.head_dim == 24 else 8
+    seed = torch.seed() % 2**32
+    assert error_of(kernel_of(made, name), case, seed, dtype, "cuda", scale) < TOLERANCES[dtype], (
+        f"seed {seed}"
+    )
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("case", DECODE, ids=lambda case: case.name)
+@pytest.mark.parametrize("name", ["decode", "decode-unsplit", "decode-early"])
+def test_decode_is_what_the_reference_says(
+    made: dict[str, Any], name: str, case: Case, dtype: torch.dtype
+) -> None:
+    seed = torch.seed() % 2**32
+    scale = 1 if case.q_len == 5 else 4
+    assert error_of(kernel_of(made, name), case, seed, dtype, "cuda", scale) < TOLERANCES[dtype], (
+        f"seed {seed}"
+    )
+
+
+def call(length: int, queries: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int]:
+    q, k, v = (
+        torch.randn(1, size, heads, 128, device="cuda", dtype=torch.bfloat16).transpose(1, 2)
+        for size, heads in ((queries, 4), (length, 2), (length, 2))
+    )
+    params = torch.tensor([[ALL, 0], [100, 8], [300, 0], [7, 70]], dtype=torch.int32, device="cuda")
+    return q, k, v, params, length - queries
+
+
+@pytest.mark.parametrize(
+    ("name", "queries"), [("decode", 1), ("decode-early", 1), ("hopper", 1000), ("portable", 1000)]
+)
+def test_a_graph_replays_to_the_same_output_again_and_again(
+    made: dict[str, Any], name: str, queries: int
+) -> None:
+    kernel = kernel_of(made, name)
+    q, k, v, params, offset = call(1000, queries)
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    with torch.cuda.stream(stream):
+        wanted = kernel(q, k, v, None, params, offset, 0.09, True).clone()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph, stream=stream):
+            out = kernel(q, k, v, None, params, offset, 0.09, True)
+    for _ in range(3):
+        out.fill_(float("nan"))
+        graph.replay()
+        torch.cuda.synchronize()
+        torch.testing.assert_close(out, wanted)
+
+
+def test_the_operator_compiles_without_breaks_and_not_anew_for_each_length(made: dict[str, Any]) -> None:
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    from hcompile.operator import attention, bind
+
+    kernel = kernel_of(made, "hopper" if "hopper" in made else "portable")
+    bind("test-gpu", kernel)
+    counter = CompileCounterWithBackend("inductor")
+
+    @torch.compile(backend=counter, fullgraph=True, dynamic=True)
+    def attend(q: Any, k: Any, v: Any, params: Any) -> Any:
+        return attention(q, k, v, None, params, None, None, 0, 0.09, True, "test-gpu") * 2
+
+    for length in (300, 700, 1100):
+        q, k, v, params, _ = call(length, length)
+        torch.testing.assert_close(attend(q, k, v, params), kernel(q, k, v, None, params, 0, 0.09, True) * 2)
+    assert counter.frame_count == 1
