@@ -26,7 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from benchmarks.gpu_timing import ceilings, save, spread, time_gpu
-from hcompile.codegen.triton_gpu.ahead import SHARED_BYTES
+from hcompile.codegen.triton_gpu.ahead import shared_bytes
 from hcompile.codegen.triton_gpu.hopper_prefill import bind
 from hcompile.patterns import Dense, Local, Pattern
 from hcompile.reference import attention_reference
@@ -40,7 +40,8 @@ HEADS, KV_HEADS = 32, 8
 BLOCK = 128
 CHECKED_ROWS = 64
 LARGEST_ERROR = 4e-3
-"""Of |out - reference| / |reference|: weights and output are rounded to bfloat16, each within 2 ** -9 = 2e-3."""
+"""Of |out - reference| / |reference| of each head. Rounding the output to bfloat16 is within 2 ** -8, and 2 ** -8 /
+sqrt(3) = 2.3e-3 of the norm; rounding the weights, whose errors cancel over hundreds of keys, adds little."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def space(template: str, head_dim: int) -> Space:
     major, minor = torch.cuda.get_device_capability()
     capability = 10 * major + minor
     return get_template(template).space(
-        GpuProblem("bfloat16", head_dim, capability, SHARED_BYTES[capability])
+        GpuProblem("bfloat16", head_dim, capability, shared_bytes(capability))
     )
 
 
@@ -134,9 +135,14 @@ def measure(row: Row, rounds: int) -> dict[str, Any]:
     if lists:
         # FlexAttention reads the same blocks: the two must agree.
         peer = flex(q, k, v, block_mask=mask, enable_gqa=True)
-        errors = {name: relative_error(call(), peer) for name, call in ours.items()}
+        errors = {name: checked(relative_error(poisoned(call, q), peer)) for name, call in ours.items()}
     else:
-        errors = {name: check(call(), q, k, v, params) for name, call in ours.items()}
+        errors = {name: check(poisoned(call, q), q, k, v, params) for name, call in ours.items()}
+    example = next(iter(ours.values()))()
+    for name, call in calls.items():
+        if name not in ours:
+            out = call()
+            assert isinstance(out, torch.Tensor) and relative_error(out, example) <= 2 * LARGEST_ERROR, name
     times_us = time_gpu(calls, rounds)
     flops = 4 * row.head_dim * pairs
     best = min(ours, key=lambda name: median(times_us[name]))
@@ -176,7 +182,7 @@ def measure_mixed(length: int, rounds: int) -> dict[str, Any]:
     calls: dict[str, Callable[[], Any]] = {
         name: partial(kernel, q, k, v, None, each, 0, 128**-0.5, True) for name, each in params.items()
     }
-    errors = {name: check(call(), q, k, v, params[name]) for name, call in calls.items()}
+    errors = {name: check(poisoned(call, q), q, k, v, params[name]) for name, call in calls.items()}
     times_us = time_gpu(calls, rounds)
     return {
         "length": length,
@@ -235,12 +241,27 @@ def check(
             q.shape[3] ** -0.5, True,
         )  # fmt: skip
         worst = max(worst, relative_error(out[:, :, rows], wanted))
-    assert worst <= LARGEST_ERROR, f"the kernel is wrong: relative error {worst:.2e}"
-    return worst
+    return checked(worst)
+
+
+def checked(error: float) -> float:
+    assert error <= LARGEST_ERROR, f"the kernel is wrong: relative error {error:.2e}"
+    return error
+
+
+def poisoned(call: Callable[[], torch.Tensor], q: torch.Tensor) -> torch.Tensor:
+    """Return a call's output; its memory was NaN before, so that what is not written shows."""
+    poison = torch.full_like(q, float("nan"))
+    del poison
+    out = call()
+    assert not out.isnan().any(), "the kernel left some of its output unwritten"
+    return out
 
 
 def relative_error(out: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((out.double() - wanted.double()).norm() / wanted.double().norm())
+    """Return the largest of the heads' errors, relative to the head's norm: `[B, H, S, D]`."""
+    wanted = wanted.double()
+    return float(((out.double() - wanted).norm(dim=(2, 3)) / wanted.norm(dim=(2, 3))).max())
 
 
 def window_mask(length: int, pattern: Pattern) -> BlockMask:
@@ -282,7 +303,7 @@ def block_lists(
     chosen = below | (column == row)
     parts = BLOCK // keys
     counts = chosen.sum(-1).flatten() * parts
-    pointers = torch.cat((torch.zeros(1, device="cuda"), counts.cumsum(0))).to(torch.int32)
+    pointers = torch.nn.functional.pad(counts.cumsum(0), (1, 0)).to(torch.int32)
     blocks = chosen.nonzero()[:, 2]
     entries = (blocks[:, None] * parts + torch.arange(parts, device="cuda")) * 4 + 3
 

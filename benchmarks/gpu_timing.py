@@ -1,4 +1,7 @@
-"""Times calls on a GPU against each other: in turn, from cold caches, by events on the device."""
+"""Times calls on a GPU against each other: in turn, from cold caches, by events on the device.
+
+Each round begins with another call: what stands behind a long call finds the device hot and its clock lower.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from typing import Any
 import torch
 
 FLUSH_BYTES = 256 * 2**20
-"""Written before each call: several times the second-level cache."""
+"""Read before each call: several times the second-level cache. Written lines would go back to memory on its time."""
 LEAD_CYCLES = 2_000_000
 """The device waits this long before each call, about 1 ms, so that the host has launched it by then. With 0.2 ms the
 first call of a round, after which the host waits, came out up to a third slower than it is."""
@@ -21,16 +24,18 @@ first call of a round, after which the host waits, came out up to a third slower
 
 def time_gpu(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Time calls in turn (A, B, A, B, ...), each from cold caches. Returns microseconds of each round by name."""
-    flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
+    flush = torch.zeros(FLUSH_BYTES // 8, dtype=torch.int64, device="cuda")
     for call in calls.values():
         for _ in range(2):
             call()
     torch.cuda.synchronize()
     events: dict[str, list[tuple[torch.cuda.Event, torch.cuda.Event]]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
+    order = list(calls.items())
+    for turn in range(rounds):
+        first = turn % len(order)
+        for name, call in order[first:] + order[:first]:
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            flush.zero_()
+            flush.sum()
             torch.cuda._sleep(LEAD_CYCLES)
             start.record()
             call()

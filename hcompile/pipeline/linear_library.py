@@ -6,9 +6,9 @@ otherwise the next time would have everything measured anew.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 
+from hcompile import linear_operator
 from hcompile.passes import linear
 from hcompile.passes.linear import LIBRARIES, faster_library, largest_linear
 from hcompile.program import Program
@@ -28,7 +28,7 @@ def linear_library(db: TuningDB, program: Program, device: Device) -> str:
         "linear_library",
         weights_sha256=sha256_json(list(weight.shape)),
         data_sha256=sha256_json(str(weight.dtype)),
-        code_sha256=hashlib.sha256(inspect.getsource(linear).encode()).hexdigest(),
+        code_sha256=sha256_json([inspect.getsource(module) for module in (linear, linear_operator)]),
         extra={"device": device.to_json(), "versions": library_versions()},
     )
     known = db.get_result(key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from hcompile.errors import KernelError
 from hcompile.schedules.axis import Axis
 from hcompile.schedules.space import Space
 from hcompile.schedules.template import GpuProblem, Template, register_template
@@ -30,7 +31,13 @@ _AXES = (
 
 
 def space(problem: GpuProblem) -> Space:
-    """Return the legal schedules of a problem that the template supports."""
+    """Return the legal schedules of a problem that the template supports.
+
+    Raises:
+        KernelError: the GPU is no Hopper.
+    """
+    if problem.capability // 10 != 9:
+        raise KernelError(f"no Hopper kernel on sm_{problem.capability}: use triton_prefill")
     head = padded_head(problem.head_dim)
 
     def legal(v: Mapping[str, int]) -> bool:
@@ -41,8 +48,7 @@ def space(problem: GpuProblem) -> Space:
             and ELEMENT_BYTES * head * tiles + BARRIER_BYTES <= problem.shared_bytes
         )
 
-    # Best on one H200 for dense heads and windows of 1024 and more, and for narrower windows
-    # (benchmarks/results/gpu-prefill-nvidia-h200.json).
+    # Good on one H200 for dense heads and windows of 1024 and more, and for narrower windows.
     default = {"rows": 128, "keys": 128, "stages": 2, "turns": 1, "hold_q": 0, "share": 0}
     narrow = {"rows": 128, "keys": 64, "stages": 5, "turns": 0, "hold_q": 1, "share": 0}
     if head <= 64:

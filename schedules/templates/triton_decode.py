@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from hcompile.errors import KernelError
 from hcompile.schedules.axis import Axis
 from hcompile.schedules.space import Space
 from hcompile.schedules.template import GpuProblem, Template, register_template
 from hcompile.schedules.templates.gpu_tiles import ELEMENT_BYTES, padded_head, supports, tile_pairs
 
 NAME = "triton_decode"
+MOST_ROWS = 64
+"""Query heads of a KV head times queries, at most."""
 
 _AXES = (
     Axis("keys", (32, 64, 128), "keys of a block"),
@@ -25,20 +28,29 @@ _AXES = (
 
 
 def space(problem: GpuProblem) -> Space:
-    """Return the legal schedules of a problem that the template supports."""
+    """Return the legal schedules of a problem that the template supports. Raises: KernelError when none fits."""
     head = padded_head(problem.head_dim)
 
     def legal(v: Mapping[str, int]) -> bool:
-        fits = ELEMENT_BYTES * 2 * v["stages"] * v["keys"] * head <= problem.shared_bytes
+        fits = ELEMENT_BYTES * head * (2 * v["stages"] * v["keys"] + MOST_ROWS) <= problem.shared_bytes
         return fits and (not v["early"] or problem.capability >= 90)
 
     default = {"keys": 128, "splits": 9, "warps": 8, "stages": 3, "early": 0}
-    # Best on one H200 for a window of many sequences, and for the whole cache of as many.
+    # Good on one H200 for a window of many sequences, and for the whole cache of as many.
     window = {"keys": 32, "splits": 1, "warps": 2, "stages": 3, "early": 0}
     whole = default | {"splits": 1}
-    while not legal(default):
-        default |= {"stages": 2} if default["stages"] > 2 else {"keys": default["keys"] // 2}
-    return Space(NAME, _AXES, legal, tuple(default.items()), (tuple(window.items()), tuple(whole.items())))
+    smaller: tuple[dict[str, int], ...] = (
+        {},
+        {"stages": 2},
+        {"keys": 64, "stages": 2},
+        {"keys": 32, "stages": 2},
+    )
+    fitting = next((default | change for change in smaller if legal(default | change)), None)
+    if fitting is None:
+        raise KernelError(
+            f"no decode kernel for heads of {problem.head_dim} in {problem.shared_bytes} shared bytes"
+        )
+    return Space(NAME, _AXES, legal, tuple(fitting.items()), (tuple(window.items()), tuple(whole.items())))
 
 
 register_template(Template(NAME, supports, space, tile_pairs))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from hcompile.errors import KernelError
 from hcompile.schedules.axis import Axis
 from hcompile.schedules.space import Space
 from hcompile.schedules.template import GpuProblem, Template, register_template
@@ -20,7 +21,7 @@ _AXES = (
 
 
 def space(problem: GpuProblem) -> Space:
-    """Return the legal schedules of a problem that the template supports."""
+    """Return the legal schedules of a problem that the template supports. Raises: KernelError when none fits."""
     head = padded_head(problem.head_dim)
 
     def legal(v: Mapping[str, int]) -> bool:
@@ -29,14 +30,18 @@ def space(problem: GpuProblem) -> Space:
         accumulators = v["rows"] * (head + v["keys"]) // (32 * v["warps"])
         return ELEMENT_BYTES * tiles <= problem.shared_bytes and accumulators <= 192
 
-    smaller = (
+    smaller: tuple[dict[str, int], ...] = (
         {},
         {"stages": 2},
         {"rows": 64, "keys": 32, "stages": 2},
         {"rows": 64, "keys": 32, "stages": 1},
     )
     defaults = ({"rows": 128, "keys": 64, "warps": 8, "stages": 3} | change for change in smaller)
-    default = next(each for each in defaults if legal(each))
+    default = next((each for each in defaults if legal(each)), None)
+    if default is None:
+        raise KernelError(
+            f"no prefill kernel for heads of {problem.head_dim} in {problem.shared_bytes} shared bytes"
+        )
     return Space(NAME, _AXES, legal, tuple(default.items()))
 
 

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hcompile.errors import KernelError
 from hcompile.patterns import Dense, Local
 from hcompile.reference import visible_pairs
 from hcompile.schedules.schedule import Schedule
@@ -37,15 +38,16 @@ def test_portable_kernels_have_a_default_where_shared_memory_is_small(name: str,
     assert space(name, head_dim, SMALL).default() in space(name, head_dim, SMALL)
 
 
-@pytest.mark.parametrize("head_dim", [64, 128, 256])
-def test_rings_of_legal_hopper_schedules_fit_shared_memory(head_dim: int) -> None:
-    for schedule in space("hopper_prefill", head_dim).enumerate():
-        blocks = 2 * schedule["stages"] * schedule["keys"] + schedule["rows"] * (2 - schedule["share"])
-        assert 2 * head_dim * blocks < 232_448, schedule.text
-
-
 def test_queries_are_not_given_back_twice() -> None:
     assert not any(each["hold_q"] and each["share"] for each in space("hopper_prefill").enumerate())
+
+
+def test_gpus_that_a_template_is_not_for_are_one_line() -> None:
+    with pytest.raises(KernelError, match=r"^no Hopper kernel on sm_86: use triton_prefill$"):
+        space("hopper_prefill", device=SMALL)
+    for name in ("triton_prefill", "triton_decode"):
+        with pytest.raises(KernelError, match=r"kernel for heads of 256 in 16384 shared bytes$"):
+            space(name, 256, (75, 16384))
 
 
 def test_an_early_start_needs_hopper() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,13 +17,25 @@ from hcompile.errors import KernelError
 
 _SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "bool": "i1"}
 _STRIDES = ("_batch", "_head", "_row")
-SHARED_BYTES = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
+SHARED_BYTES = {
+    80: 166_912,
+    86: 101_376,
+    87: 166_912,
+    89: 101_376,
+    90: 232_448,
+    100: 232_448,
+    103: 232_448,
+    120: 101_376,
+    121: 101_376,
+}
 """Shared memory that one block may take, by compute capability (CUDA C++ Programming Guide, compute capabilities)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A kernel with everything that its machine code depends on.
+    """A kernel as calls of one kind have it.
+
+    Calls also specialise sizes that are 1 or multiples of 16, so that what runs may differ in some addresses.
 
     Attributes:
         types: Triton's type of each argument, in order; "constexpr" for constants.
@@ -56,8 +67,19 @@ class Compiled:
     stack_bytes: int
 
     def fits(self, capability: int) -> bool:
-        """Whether the device's shared memory suffices; the compiler does not ask."""
-        return self.shared_bytes <= SHARED_BYTES[capability]
+        """Whether the device's shared memory suffices; the compiler does not ask.
+
+        Raises:
+            KernelError: the device's shared memory is not known here.
+        """
+        return self.shared_bytes <= shared_bytes(capability)
+
+
+def shared_bytes(capability: int) -> int:
+    """Return the shared memory that one block may take. Raises: KernelError when the GPU is not known."""
+    if capability not in SHARED_BYTES:
+        raise KernelError(f"sm_{capability} is not known: choose one of {', '.join(map(str, SHARED_BYTES))}")
+    return SHARED_BYTES[capability]
 
 
 def types_of(
@@ -88,7 +110,7 @@ def compile_ahead(source: Source, capability: int) -> Compiled:
         KernelError: Triton cannot compile it.
     """
     names = list(source.types)
-    # Tensors of torch start at multiples of 16 bytes, and rows of such a multiple are apart by one too.
+    # Tensors of torch start at multiples of 16 bytes, and strides of most models' tensors are multiples of 16.
     whole = [
         names.index(name)
         for name, kind in source.types.items()
@@ -129,12 +151,12 @@ def _usage(cubin: bytes) -> tuple[int, int]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "kernel.cubin")
         file.write_bytes(cubin)
-        said = subprocess.run(
-            [tool, "-res-usage", file],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={**os.environ, "LC_ALL": "C"},
-        ).stdout
+        command = [str(tool), "-res-usage", str(file)]
+        try:
+            said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise KernelError(
+                f"{tool} cannot read what was compiled ({error}): install triton anew"
+            ) from error
     fields = dict(field.split(":", 1) for field in said.split() if ":" in field and not field.endswith(":"))
     return int(fields["REG"]), int(fields["STACK"])

@@ -8,6 +8,8 @@ from weakref import ref
 
 import torch
 
+from hcompile.errors import KernelError
+
 LIST = 0
 """The window of a head that reads a list of key blocks."""
 
@@ -17,7 +19,7 @@ class HeadOrder:
     """Query heads, widest window first; those with lists are the last.
 
     Attributes:
-        table: int32 `[Hq, 4]` on the device of the heads' parameters: head, window, sinks, 0.
+        table: int32 `[Hq, 4]` on the device of the heads' parameters: head, window, sinks, and nothing.
         windows: the windows in that order.
     """
 
@@ -39,16 +41,22 @@ class HeadOrders:
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[ref[torch.Tensor], int, HeadOrder]] = {}
+        self._captured: list[HeadOrder] = []
 
     def of(self, head_params: torch.Tensor) -> HeadOrder:
         version = 0 if head_params.is_inference() else head_params._version
         known = self._known.get(id(head_params))
+        capturing = head_params.is_cuda and torch.cuda.is_current_stream_capturing()
         if known is not None and known[0]() is head_params and known[1] == version:
+            if capturing and not any(known[2] is each for each in self._captured):
+                self._captured.append(known[2])  # The graph addresses it for as long as it lives.
             return known[2]
+        if capturing:
+            raise KernelError("attention: call a node once before a CUDA graph captures it")
         rows = [(head, *params, 0) for head, params in enumerate(head_params.tolist())]
         rows.sort(key=lambda row: -row[1])  # stable: equal heads of a KV group stay side by side
         table = torch.tensor(rows, dtype=torch.int32, device=head_params.device)
         found = HeadOrder(table, tuple(window for _, window, _, _ in rows))
-        self._known = {at: entry for at, entry in self._known.items() if entry[0]() is not None}
+        self._known = {at: entry for at, entry in list(self._known.items()) if entry[0]() is not None}
         self._known[id(head_params)] = (ref(head_params), version, found)
         return found

@@ -16,10 +16,12 @@ from hcompile.codegen.triton_gpu.inputs import (
     Counters,
     aligned,
     cache_bytes,
-    check_shapes,
+    check_cache,
+    check_call,
     empty_output,
     masked,
     multiprocessors,
+    on_device_of,
 )
 from hcompile.codegen.triton_gpu.kernels.hopper_prefill import REGISTERS, hopper_prefill
 from hcompile.errors import KernelError
@@ -94,36 +96,54 @@ def bind(schedule: Schedule) -> Kernel:
         block_ptr: torch.Tensor | None = None,
         block_index: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        check_shapes(q, k, v, head_params)
+        check_call(q, k, v, key_mask, head_params, scale, k.shape[2])
+        check_cache(q, k)
+        if str(q.dtype).removeprefix("torch.") not in _ELEMENTS:
+            raise KernelError(f"attention: no Hopper kernel for {q.dtype}: use bfloat16 or float16")
         (batch, q_heads, q_len, head_dim), (_, kv_heads, kv_len, _) = q.shape, k.shape
         out = empty_output(q)
-        if not out.numel():
-            return out
+        if not out.numel() or not kv_len:
+            return out.zero_()
         q, k, v = aligned(q), aligned(k), aligned(v)
         order = orders.of(head_params)
         group, tiles = q_heads // kv_heads, -(-q_len // rows)
         tasks = batch * q_heads * tiles
         long_heads = order.long_heads(kv_len)
-        if order.lists and (block_ptr is None or block_ptr.numel() != tasks + 1):
-            raise KernelError(f"attention: heads with lists want block_ptr of {tasks + 1} entries")
+        lists, entries = block_ptr, block_index
+        if not order.lists:
+            lists = entries = head_params
+        elif lists is None or entries is None or lists.numel() != tasks + 1:
+            raise KernelError(
+                f"attention: heads with lists want block_ptr of {tasks + 1} entries, and block_index"
+            )
+        elif lists.dtype != torch.int32 or entries.dtype != torch.int32:
+            raise KernelError(
+                f"attention: block_ptr, block_index are {lists.dtype}, {entries.dtype}: wanted int32"
+            )
         head = triton.next_power_of_2(head_dim)
         cached = int(CACHE_SHARE * cache_bytes(q.device.index)) // (2 * kv_len * head_dim * k.element_size())
         valid, mask = masked(head_params, key_mask)
-        lists, entries = block_ptr, block_index
-        if lists is None or entries is None:
-            lists = entries = head_params
-        hopper_prefill[(min(tasks, multiprocessors(q.device.index)),)](
-            _described(q, rows // 2, head),
-            _described(k, keys, head),
-            _described(v, keys, head),
-            _described(out, rows // 2, head),
-            *(order.table, valid, mask, lists, entries, counters.of(q.device, 2)),
-            *(batch, long_heads, max(1, cached) * group, q_heads - long_heads, group),
-            *(q_len, kv_len, q_offset, tiles, tasks, scale * LOG2_E),
-            *(group, causal, key_mask is not None, order.lists, rows, keys, head, stages, *switches),
-            num_warps=WARPS,
-            maxnreg=REGISTERS,
-        )
+        section = min(max(1, cached) * group, batch * q_heads)
+        with on_device_of(q):
+            hopper_prefill[(min(tasks, multiprocessors(q.device.index)),)](
+                _described(q, rows // 2, head),
+                _described(k, keys, head),
+                _described(v, keys, head),
+                _described(out, rows // 2, head),
+                *(
+                    order.table,
+                    valid,
+                    mask,
+                    lists.contiguous(),
+                    entries.contiguous(),
+                    counters.of(q.device, 2),
+                ),
+                *(batch, long_heads, section, q_heads - long_heads, group),
+                *(q_len, kv_len, q_offset, tiles, tasks, scale * LOG2_E),
+                *(group, causal, key_mask is not None, order.lists, rows, keys, head, stages, *switches),
+                num_warps=WARPS,
+                maxnreg=REGISTERS,
+            )
         return out
 
     return kernel

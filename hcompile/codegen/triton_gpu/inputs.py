@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import torch
@@ -9,6 +10,9 @@ import torch
 from hcompile.errors import KernelError
 
 LOG2_E = 1.4426950408889634
+LARGEST_HEAD_DIM = 256
+_POOL = 1 << 18
+"""Counters for captured calls, 1 MiB."""
 
 
 def valid_ranges(key_mask: torch.Tensor) -> torch.Tensor:
@@ -30,21 +34,62 @@ def masked(head_params: torch.Tensor, key_mask: torch.Tensor | None) -> tuple[to
     return valid_ranges(key_mask), key_mask.contiguous()
 
 
-def check_shapes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, head_params: torch.Tensor) -> None:
+def check_call(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    key_mask: torch.Tensor | None,
+    head_params: torch.Tensor,
+    scale: float,
+    kv_len: int,
+) -> None:
     """Check what a kernel reads by: it reads as far as these sizes say, whatever the tensors hold.
 
+    Args:
+        kv_len: keys of a sequence. Of `k` and `v` only what is the same in a cache and in pages is checked.
+
     Raises:
-        KernelError: the tensors do not fit each other.
+        KernelError: the tensors do not fit each other, or no kernel computes this.
     """
-    (batch, q_heads, _, head_dim), (_, kv_heads, kv_len, _) = q.shape, k.shape
-    if k.shape != (batch, kv_heads, kv_len, head_dim) or v.shape != k.shape or q_heads % max(kv_heads, 1):
+    if q.dim() != 4 or k.dim() != 4 or v.shape != k.shape or k.shape[3] != q.shape[3]:
+        raise KernelError(f"attention: k {tuple(k.shape)}, v {tuple(v.shape)} do not fit q {tuple(q.shape)}")
+    if not k.shape[1] or q.shape[1] % k.shape[1]:
+        raise KernelError(f"attention: {q.shape[1]} query heads are no multiple of {k.shape[1]} KV heads")
+    if q.shape[3] > LARGEST_HEAD_DIM or q.shape[3] % 8:
         raise KernelError(
-            f"attention: k {tuple(k.shape)} and v {tuple(v.shape)} do not fit q {tuple(q.shape)}"
+            f"attention: heads of {q.shape[3]}: wanted a multiple of 8 up to {LARGEST_HEAD_DIM}"
         )
-    if head_params.shape != (q_heads, 2):
+    if q.dtype != k.dtype or q.dtype != v.dtype:
+        raise KernelError(f"attention: q, k, v are {q.dtype}, {k.dtype}, {v.dtype}: wanted one dtype")
+    if head_params.shape != (q.shape[1], 2) or head_params.dtype != torch.int32:
         raise KernelError(
-            f"attention: head_params {tuple(head_params.shape)} does not fit q {tuple(q.shape)}"
+            f"attention: head_params is {head_params.dtype} {tuple(head_params.shape)}, wanted int32 [{q.shape[1]}, 2]"
         )
+    if key_mask is not None and (key_mask.shape != (q.shape[0], kv_len) or key_mask.dtype != torch.bool):
+        raise KernelError(
+            f"attention: key_mask is {key_mask.dtype} {tuple(key_mask.shape)}, wanted bool [{q.shape[0]}, {kv_len}]"
+        )
+    others = (k, v, head_params) if key_mask is None else (k, v, head_params, key_mask)
+    if any(tensor.device != q.device for tensor in others):
+        raise KernelError(f"attention: q is on {q.device}, and other tensors are not: move all to one device")
+    if scale <= 0:
+        raise KernelError(f"attention: scale is {scale}, wanted above 0")
+
+
+def check_cache(q: torch.Tensor, k: torch.Tensor) -> None:
+    """Raises: KernelError when a cache `[B, Hkv, S, D]` has another batch than the queries."""
+    if k.shape[0] != q.shape[0]:
+        raise KernelError(f"attention: k {tuple(k.shape)} does not fit q {tuple(q.shape)}: the batch differs")
+
+
+def on_device_of(tensor: torch.Tensor) -> AbstractContextManager[object]:
+    """Return a context in which Triton launches where the tensor is."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def dense_rows(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor with elements of a head side by side."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
 def empty_output(q: torch.Tensor) -> torch.Tensor:
@@ -54,9 +99,12 @@ def empty_output(q: torch.Tensor) -> torch.Tensor:
 
 
 def aligned(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor with rows that the copy engine can read: dense, and starting at multiples of 16 bytes."""
+    """Return the tensor with rows that the copy engine can read: dense, apart, starting at multiples of 16 bytes."""
     size = tensor.element_size()
-    whole = all(stride * size % 16 == 0 for stride in tensor.stride()[:-1]) and tensor.data_ptr() % 16 == 0
+    whole = tensor.data_ptr() % 16 == 0 and all(
+        stride * size % 16 == 0 and (stride > 0 or length == 1)
+        for stride, length in zip(tensor.stride()[:-1], tensor.shape[:-1], strict=True)
+    )
     return tensor if tensor.stride(3) == 1 and whole else tensor.clone(memory_format=torch.contiguous_format)
 
 
@@ -72,15 +120,30 @@ def cache_bytes(device: int) -> int:
 
 
 class Counters:
-    """Zeros that every call leaves as zeros; calls on one stream share them, as they run in turn."""
+    """Zeros that every call leaves as zeros.
+
+    Calls on one stream share some, as they run in turn. A call that a CUDA graph captures has some of its own, since
+    the graph may run on any stream, beside others; they come from a pool, so that the graph need not clear them.
+    """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[torch.device, int], torch.Tensor] = {}
+        self._of_streams: dict[tuple[torch.device, int], torch.Tensor] = {}
+        self._pools: dict[torch.device, torch.Tensor] = {}
 
     def of(self, device: torch.device, count: int) -> torch.Tensor:
-        """Return at least `count` int32 zeros for calls on the current stream of a device."""
+        """Return at least `count` int32 zeros for a call on the current stream of a device."""
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            pool = self._pools.get(device)
+            if pool is None or pool.numel() < count:
+                return torch.zeros(count, dtype=torch.int32, device=device)  # Cleared at each replay.
+            self._pools[device] = pool[count:]
+            return pool[:count]
         stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-        found = self._known.get((device, stream))
+        found = self._of_streams.get((device, stream))
         if found is None or found.numel() < count:
-            found = self._known[(device, stream)] = torch.zeros(count, dtype=torch.int32, device=device)
+            if device.type == "cuda" and device not in self._pools:
+                self._pools[device] = torch.zeros(_POOL, dtype=torch.int32, device=device)
+                torch.cuda.current_stream(device).synchronize()  # Other streams read them.
+            found = torch.zeros(count, dtype=torch.int32, device=device)
+            self._of_streams[(device, stream)] = found
         return found

@@ -7,8 +7,17 @@ import triton
 
 from hcompile.codegen.triton_gpu.ahead import Source, types_of
 from hcompile.codegen.triton_gpu.heads import HeadOrders
-from hcompile.codegen.triton_gpu.inputs import LOG2_E, check_shapes, empty_output, masked
+from hcompile.codegen.triton_gpu.inputs import (
+    LOG2_E,
+    check_cache,
+    check_call,
+    dense_rows,
+    empty_output,
+    masked,
+    on_device_of,
+)
 from hcompile.codegen.triton_gpu.kernels.prefill import prefill
+from hcompile.errors import KernelError
 from hcompile.operator import Kernel
 from hcompile.schedules.schedule import Schedule
 
@@ -46,28 +55,33 @@ def bind(schedule: Schedule) -> Kernel:
         scale: float,
         causal: bool,
     ) -> torch.Tensor:
-        check_shapes(q, k, v, head_params)
+        check_call(q, k, v, key_mask, head_params, scale, k.shape[2])
+        check_cache(q, k)
         (batch, q_heads, q_len, head_dim), (_, kv_heads, kv_len, _) = q.shape, k.shape
         out = empty_output(q)
         if not out.numel():
             return out
+        q, k, v = dense_rows(q), dense_rows(k), dense_rows(v)
         order = orders.of(head_params)
+        if order.lists:
+            raise KernelError("attention: heads with lists want the Hopper kernel")
         tiles = -(-q_len // rows)
         valid, mask = masked(head_params, key_mask)
-        prefill[(batch * q_heads * tiles,)](
-            *(q, k, v, out, order.table, valid, mask),
-            *(batch, order.long_heads(kv_len), q_len, kv_len, q_offset, tiles, scale * LOG2_E),
-            *(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3]),
-            q_heads // kv_heads,
-            causal,
-            key_mask is not None,
-            rows,
-            keys,
-            head_dim,
-            max(16, triton.next_power_of_2(head_dim)),
-            num_warps=warps,
-            num_stages=stages,
-        )
+        with on_device_of(q):
+            prefill[(batch * q_heads * tiles,)](
+                *(q, k, v, out, order.table, valid, mask),
+                *(batch, order.long_heads(kv_len), q_len, kv_len, q_offset, tiles, scale * LOG2_E),
+                *(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3]),
+                q_heads // kv_heads,
+                causal,
+                key_mask is not None,
+                rows,
+                keys,
+                head_dim,
+                max(16, triton.next_power_of_2(head_dim)),
+                num_warps=warps,
+                num_stages=stages,
+            )
         return out
 
     return kernel

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from hcompile.codegen.triton_gpu.ahead import shared_bytes
 from hcompile.patterns import Dense, Local
 from hcompile.reference import attention_reference
 from hcompile.schedules.schedule import Schedule
@@ -16,14 +17,13 @@ MIXED = (Dense(), Local(20, 5), Local(40), Local(7, 70))
 """A head that sees all, sinks far from the window, no sinks, and sinks that reach into the window."""
 
 
-HOPPER_SHARED_BYTES = 232_448
+HOPPER = 90
 
 
-def schedule(template: str, head_dim: int = 128, **changes: int) -> Schedule:
-    """Return the default schedule of a template on Hopper, with other values for some axes, legal or not."""
-    default = (
-        get_template(template).space(GpuProblem("bfloat16", head_dim, 90, HOPPER_SHARED_BYTES)).default()
-    )
+def schedule(template: str, head_dim: int = 128, capability: int = HOPPER, **changes: int) -> Schedule:
+    """Return the default schedule of a template on a GPU, with other values for some axes, legal or not."""
+    problem = GpuProblem("bfloat16", head_dim, capability, shared_bytes(capability))
+    default = get_template(template).space(problem).default()
     return Schedule.of(template, {**dict(default.values), **changes})
 
 

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from hcompile.errors import KernelError
-
-pytest.importorskip("triton")
 from hcompile.codegen.triton_gpu import decode, hopper_prefill, prefill
-from hcompile.codegen.triton_gpu.ahead import Compiled, Source, compile_ahead
+from hcompile.codegen.triton_gpu.ahead import Compiled, Source, compile_ahead, shared_bytes
+from hcompile.errors import KernelError
+from hcompile.schedules.template import GpuProblem, get_template
 from tests.codegen.triton_gpu.cases import schedule
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION is unset:UserWarning")
@@ -29,7 +28,8 @@ def check(compiled: Compiled, capability: int) -> None:
 
 @pytest.mark.parametrize("capability", [80, 90, 100])
 def test_prefill_compiles(capability: int) -> None:
-    source = prefill.source(schedule("triton_prefill"), "bfloat16", 128, group=4, causal=True, masked=False)
+    chosen = schedule("triton_prefill", capability=capability)
+    source = prefill.source(chosen, "bfloat16", 128, group=4, causal=True, masked=False)
     compiled = compile_ahead(source, capability)
     check(compiled, capability)
     assert ("wgmma" in compiled.ptx) == (capability == 90)
@@ -62,6 +62,19 @@ def test_hopper_prefill_multiplies_by_warpgroups_without_spills_to_speak_of(
     assert "wgmma.mma_async" in compiled.ptx and "cp.async.bulk.tensor" in compiled.ptx
     # What is spilled are scalars of a task. A thread's share of the accumulators alone takes 512 bytes.
     assert compiled.stack_bytes <= 256
+
+
+def test_the_largest_rings_that_a_space_calls_legal_fit() -> None:
+    problem = GpuProblem("bfloat16", 128, 90, shared_bytes(90))
+    legal = get_template("hopper_prefill").space(problem).enumerate()
+    largest = max(legal, key=lambda each: each["stages"] * each["keys"] - each["share"])
+    source = hopper_prefill.source(largest, "bfloat16", 128, group=4, causal=True, masked=False)
+    assert compile_ahead(source, 90).fits(90)
+
+
+def test_a_gpu_that_is_not_known_is_one_line() -> None:
+    with pytest.raises(KernelError, match=r"^sm_75 is not known: choose one of 80, "):
+        shared_bytes(75)
 
 
 def test_too_much_shared_memory_compiles_and_is_said_not_to_fit() -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcompile.codegen.triton_gpu.inputs import aligned, check_shapes, empty_output, valid_ranges
+from hcompile.codegen.triton_gpu.decode import bind
+from hcompile.codegen.triton_gpu.inputs import aligned, check_cache, check_call, empty_output, valid_ranges
 from hcompile.errors import KernelError
+from tests.codegen.triton_gpu.cases import schedule
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=7, max_size=7), min_size=1, max_size=4))
@@ -39,26 +43,71 @@ def test_rows_that_the_copy_engine_can_read_are_not_copied() -> None:
         torch.zeros(1, 2, 5, 12, dtype=torch.bfloat16)[..., :8],
         torch.zeros(1, 2, 8, 5, dtype=torch.bfloat16).transpose(2, 3),
         torch.zeros(81, dtype=torch.bfloat16)[1:].view(1, 2, 5, 8),
+        torch.zeros(1, 1, 5, 8, dtype=torch.bfloat16).expand(1, 2, 5, 8),
     ],
-    ids=["rows 24 bytes apart", "strided rows", "start at 2 bytes"],
+    ids=["rows 24 bytes apart", "strided rows", "start at 2 bytes", "one head for two"],
 )
 def test_rows_that_it_cannot_read_are_copied(tensor: torch.Tensor) -> None:
     copy = aligned(tensor)
     assert copy.is_contiguous() and copy.data_ptr() % 16 == 0 and torch.equal(copy, tensor)
 
 
+Q = torch.empty(2, 4, 9, 8)
+K = torch.empty(2, 2, 9, 8)
+PARAMS = torch.empty(4, 2, dtype=torch.int32)
+
+
 @pytest.mark.parametrize(
-    ("k", "v", "params", "message"),
+    ("changes", "message"),
     [
-        ((1, 3, 9, 8), (1, 3, 9, 8), (4, 2), "do not fit q"),
-        ((1, 2, 9, 16), (1, 2, 9, 16), (4, 2), "do not fit q"),
-        ((1, 2, 9, 8), (1, 2, 8, 8), (4, 2), "do not fit q"),
-        ((1, 2, 9, 8), (1, 2, 9, 8), (5, 2), "head_params"),
+        ({"k": torch.empty(2, 3, 9, 8), "v": torch.empty(2, 3, 9, 8)}, "4 query heads are no multiple of 3"),
+        ({"k": torch.empty(2, 0, 9, 8), "v": torch.empty(2, 0, 9, 8)}, "4 query heads are no multiple of 0"),
+        ({"k": torch.empty(2, 2, 9, 16), "v": torch.empty(2, 2, 9, 16)}, "do not fit q"),
+        ({"v": torch.empty(2, 2, 8, 8)}, "do not fit q"),
+        ({"q": torch.empty(4, 9, 8)}, "do not fit q"),
+        ({"k": K.bfloat16()}, "q, k, v are torch.float32, torch.bfloat16, torch.float32"),
+        ({"head_params": torch.empty(5, 2, dtype=torch.int32)}, r"head_params is torch.int32 \(5, 2\)"),
+        ({"head_params": torch.empty(4, 2)}, "head_params is torch.float32"),
+        ({"key_mask": torch.ones(2, 12, dtype=torch.bool)}, r"key_mask is torch.bool \(2, 12\)"),
+        ({"key_mask": torch.ones(2, 9, dtype=torch.int32)}, "key_mask is torch.int32"),
+        ({"head_params": PARAMS.to("meta")}, "move all to one device"),
+        ({"scale": 0.0}, "scale is 0.0, wanted above 0"),
     ],
 )
-def test_tensors_that_a_kernel_would_read_past_are_refused(
-    k: tuple[int, ...], v: tuple[int, ...], params: tuple[int, ...], message: str
+def test_what_a_kernel_would_read_past_or_compute_wrongly_is_refused(
+    changes: dict[str, Any], message: str
 ) -> None:
-    q = torch.empty(1, 4, 9, 8)
+    call: dict[str, Any] = {
+        "q": Q,
+        "k": K,
+        "v": K,
+        "key_mask": None,
+        "head_params": PARAMS,
+        "scale": 0.3,
+        "kv_len": 9,
+    }
+    check_call(**call)
     with pytest.raises(KernelError, match=message):
-        check_shapes(q, torch.empty(k), torch.empty(v), torch.empty(params))
+        check_call(**{**call, **changes})
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        torch.zeros(2, 3, dtype=torch.int32),
+        torch.zeros(1, 4, dtype=torch.int32),
+        torch.zeros(2, 4, dtype=torch.int64),
+        torch.zeros(4, 2, dtype=torch.int32).t(),
+    ],
+    ids=["too few pages", "too few sequences", "int64", "columns"],
+)
+def test_a_table_that_does_not_name_all_keys_is_refused(table: torch.Tensor) -> None:
+    kernel: Any = bind(schedule("triton_decode"))
+    pages = torch.empty(7, 2, 16, 8)
+    with pytest.raises(KernelError, match="^decode: table is "):
+        kernel(Q[:, :, :1], pages, pages, None, PARAMS, 63, 0.3, True, table=table)
+
+
+def test_a_batch_that_differs_is_refused() -> None:
+    with pytest.raises(KernelError, match="the batch differs"):
+        check_cache(Q, K[:1])

@@ -12,8 +12,10 @@ import pytest
 
 from tests.codegen.triton_gpu.cases import DECODE, PREFILL
 
-# float32 through and through: scores, weights and sums of 150 terms are each within some 2 ** -24.
-TOLERANCE = 1e-5
+# float32 through and through. As hcompile.tuning.check derives it, with u = 2 ** -24, 150 keys and heads of 16: scores
+# are wrong by (D + 2) u sum|q k| scale = 4e-6, the exponential by 4e-7, sums by 2 sqrt(keys) u = 1.5e-6; and twice
+# the sum of these.
+TOLERANCE = 1.2e-5
 ROOT = Path(__file__).parents[3]
 
 
@@ -25,16 +27,16 @@ def errors() -> dict[str, float | str]:
     child = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert child.returncode == 0, f"seed {seed}: {child.stderr[-2000:]}"
     answer: dict[str, float | str] = json.loads(child.stdout.splitlines()[-1])
-    return answer
+    return answer | {"seed": seed}
 
 
 @pytest.mark.parametrize("case", [case.name for case in PREFILL])
 def test_prefill_is_what_the_reference_says(errors: dict[str, float | str], case: str) -> None:
     error = errors[f"prefill {case}"]
-    assert isinstance(error, float) and error < TOLERANCE, error
+    assert isinstance(error, float) and error < TOLERANCE, (error, errors["seed"])
 
 
 @pytest.mark.parametrize("case", [*(case.name for case in DECODE), "pages"])
 def test_decode_is_what_the_reference_says(errors: dict[str, float | str], case: str) -> None:
     error = errors[f"decode {case}"]
-    assert isinstance(error, float) and error < TOLERANCE, error
+    assert isinstance(error, float) and error < TOLERANCE, (error, errors["seed"])

@@ -22,12 +22,14 @@ ALL = 2**31 - 1
 def kernels() -> dict[str, Any]:
     from hcompile.codegen.triton_gpu import decode, hopper_prefill, prefill
 
+    major, minor = torch.cuda.get_device_capability()
+    here = 10 * major + minor
     made = {
-        "portable": prefill.bind(schedule("triton_prefill")),
-        "decode": decode.bind(schedule("triton_decode")),
-        "decode-unsplit": decode.bind(schedule("triton_decode", splits=1, keys=32)),
+        "portable": prefill.bind(schedule("triton_prefill", capability=here)),
+        "decode": decode.bind(schedule("triton_decode", capability=here)),
+        "decode-unsplit": decode.bind(schedule("triton_decode", capability=here, splits=1, keys=32)),
     }
-    if torch.cuda.get_device_capability()[0] == 9:
+    if major == 9:
         made["decode-early"] = decode.bind(schedule("triton_decode", early=1))
         made["hopper"] = hopper_prefill.bind(schedule("hopper_prefill"))
         made["hopper-free"] = hopper_prefill.bind(schedule("hopper_prefill", turns=0, share=1, stages=3))
@@ -100,7 +102,7 @@ def test_a_graph_replays_to_the_same_output_again_and_again(
         out.fill_(float("nan"))
         graph.replay()
         torch.cuda.synchronize()
-        torch.testing.assert_close(out, wanted)
+        torch.testing.assert_close(out, wanted, rtol=0, atol=0)
 
 
 def test_the_operator_compiles_without_breaks_and_not_anew_for_each_length(made: dict[str, Any]) -> None:
@@ -120,3 +122,35 @@ def test_the_operator_compiles_without_breaks_and_not_anew_for_each_length(made:
         q, k, v, params, _ = call(length, length)
         torch.testing.assert_close(attend(q, k, v, params), kernel(q, k, v, None, params, 0, 0.09, True) * 2)
     assert counter.frame_count == 1
+
+
+def test_heads_that_read_lists_see_those_blocks_alone(made: dict[str, Any]) -> None:
+    kernel = kernel_of(made, "hopper-64")
+    rows, keys, length, heads = 128, 64, 1000, 4
+    tiles = -(-length // rows)
+    q, k, v, _, _ = call(length, length)
+    params = torch.tensor([[0, 0], [100, 8], [0, 0], [0, 0]], dtype=torch.int32, device="cuda")
+    seen = torch.zeros(heads, tiles * rows, tiles * rows, dtype=torch.bool)
+    pointers, entries = [0], []
+    for head in range(heads):
+        for tile in range(tiles):
+            # Some blocks up to the diagonal, each for the upper half of the rows, the lower, or both.
+            for block in torch.randperm(2 * tile + 2)[: tile + 1].sort().values.tolist():
+                halves = int(torch.randint(1, 4, ()))
+                entries.append(4 * block + halves)
+                for half in (0, 1):
+                    if halves >> half & 1:
+                        first = tile * rows + half * rows // 2
+                        seen[head, first : first + rows // 2, block * keys : (block + 1) * keys] = True
+            pointers.append(len(entries))
+    position = torch.arange(length)
+    distance = position[:, None] - position[None, :]
+    seen = seen[:, :length, :length] & (distance >= 0)
+    seen[1] = (distance >= 0) & ((distance < 100) | (position < 8)[None, :])
+    lists = [torch.tensor(each, dtype=torch.int32, device="cuda") for each in (pointers, entries)]
+    out = kernel(q, k, v, None, params, 0, 0.09, True, *lists).cpu().double()
+    wide_k, wide_v = (each.cpu().double().repeat_interleave(2, 1) for each in (k, v))
+    scores = (q.cpu().double() @ wide_k.transpose(-1, -2) * 0.09).masked_fill(~seen, float("-inf"))
+    weights = scores.softmax(-1).nan_to_num(0.0)
+    bound = weights @ wide_v.abs()
+    assert ((out - weights @ wide_v).abs() <= TOLERANCES[torch.bfloat16] * bound).all()

@@ -1,4 +1,4 @@
-"""The decode kernel: up to 16 queries a sequence over a long cache, the keys split among programs (Triton).
+"""The decode kernel: a few queries a sequence over a long cache, the keys split among programs (Triton).
 
 A program takes one KV head of one sequence and one share of its keys. The query heads of the group, times the queries,
 are the rows of one tile, so that each key is read once for all of them; each row has its own window and sinks. The
@@ -70,15 +70,10 @@ def decode(
     partial_out, partial_sums, arrived,
     kv_heads, q_len, kv_len, q_offset, splits, scale,
     q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, o_batch, o_head, o_row, table_row,
-    GROUP: tl.constexpr, ROWS: tl.constexpr, REAL: tl.constexpr, CAUSAL: tl.constexpr, HAS_VALID: tl.constexpr,
-    PAGE: tl.constexpr, EARLY: tl.constexpr, TOGETHER: tl.constexpr,
-    KEYS: tl.constexpr, HEAD: tl.constexpr, BLOCK_HEAD: tl.constexpr,
+    GROUP: tl.constexpr, ROWS: tl.constexpr, CAUSAL: tl.constexpr, HAS_VALID: tl.constexpr, PAGE: tl.constexpr,
+    EARLY: tl.constexpr, SPLITS: tl.constexpr, KEYS: tl.constexpr, HEAD: tl.constexpr, BLOCK_HEAD: tl.constexpr,
 ):  # fmt: skip
-    """Write O `[B, Hq, Sq, D]`. Row r of a tile is query r // GROUP of the group's head r % GROUP.
-
-    Of the tile's ROWS, which the matrix unit needs, REAL hold queries. The parts of TOGETHER programs are merged at
-    once.
-    """
+    """Write O `[B, Hq, Sq, D]`. Row r of a tile is query r // GROUP of the group's head r % GROUP."""
     split = tl.program_id(0)
     pair = tl.program_id(1)
     b = pair // kv_heads
@@ -100,7 +95,7 @@ def decode(
         window = tl.maximum(window, tl.minimum(tl.load(own), 1 << 30))
         most_sinks = tl.maximum(most_sinks, tl.minimum(tl.load(own + 1), 1 << 30))
     if EARLY:
-        # Up to here nothing was read that the kernel before this one may have written.
+        # Up to here only `head_params` were read, which no kernel just before this one may write.
         gdc_wait()
         gdc_launch_dependents()
     q = tl.load(q_ptr + q_rows[:, None] + elements[None, :], mask=whole, other=0.0)
@@ -171,39 +166,23 @@ def decode(
         before = tl.atomic_add(arrived + pair, 1, sem="acq_rel", scope="gpu")
         if before == parts - 1:
             tl.debug_barrier()
-            # Other programs wrote these: not through this multiprocessor's first-level cache. All loads of some parts
-            # are under way at once.
-            few = tl.arange(0, REAL)
-            few_heads = kv_head * GROUP + few % GROUP
-            few_queries = few // GROUP
-            few_whole = (few_queries < q_len)[:, None] & (elements < HEAD)[None, :]
-            merged_peak = tl.full([REAL], float("-inf"), tl.float32)
-            merged_total = tl.zeros([REAL], tl.float32)
-            merged_out = tl.zeros([REAL, BLOCK_HEAD], tl.float32)
-            for first_part in range(0, parts, TOGETHER):
-                part = first_part + tl.arange(0, TOGETHER)
-                there = part < parts
-                sums = partial_sums + (slot + part).to(tl.int64)[:, None] * 2 * ROWS + few[None, :]
-                parts_at = partial_out + (slot + part).to(tl.int64)[:, None] * ROWS * BLOCK_HEAD
-                parts_rows = parts_at[:, :, None] + few[None, :, None] * BLOCK_HEAD + elements[None, None, :]
-                wanted = there[:, None, None] & few_whole[None, :, :]
-                peaks = tl.load(sums, mask=there[:, None], other=float("-inf"), cache_modifier=".cg")
-                totals = tl.load(sums + ROWS, mask=there[:, None], other=0.0, cache_modifier=".cg")
-                outs = tl.load(parts_rows, mask=wanted, other=0.0, cache_modifier=".cg")
-                merged_new = tl.maximum(merged_peak, tl.max(peaks, 0))
-                merged_base = tl.where(merged_new == float("-inf"), 0.0, merged_new)
-                before_worth = tl.exp2(merged_peak - merged_base)
-                worth = tl.exp2(peaks - merged_base[None, :])
-                merged_total = merged_total * before_worth + tl.sum(totals * worth, 0)
-                merged_out = merged_out * before_worth[:, None] + tl.sum(outs * worth[:, :, None], 0)
-                merged_peak = merged_new
-            merged_inverse = tl.where(merged_total > 0.0, 1.0 / merged_total, 0.0)
-            few_rows = (
-                b.to(tl.int64) * o_batch + few_heads.to(tl.int64) * o_head + few_queries.to(tl.int64) * o_row
-            )
-            few_at = o_ptr + few_rows[:, None] + elements[None, :]
-            tl.store(
-                few_at, (merged_out * merged_inverse[:, None]).to(o_ptr.dtype.element_ty), mask=few_whole
-            )
+            # Other programs wrote these: not through this multiprocessor's first-level cache.
+            slots = tl.arange(0, SPLITS)
+            sums = partial_sums + slot.to(tl.int64) * 2 * ROWS
+            all_sums = sums + slots[:, None] * 2 * ROWS + rows[None, :]
+            there = (slots < parts)[:, None]
+            peaks = tl.load(all_sums, mask=there, other=float("-inf"), cache_modifier=".cg")
+            totals = tl.load(all_sums + ROWS, mask=there, other=0.0, cache_modifier=".cg")
+            peak = tl.max(peaks, 0)
+            base = tl.where(peak == float("-inf"), 0.0, peak)
+            total = tl.sum(totals * tl.exp2(peaks - base[None, :]), 0)
+            out = tl.zeros([ROWS, BLOCK_HEAD], tl.float32)
+            for part in tl.range(0, parts, loop_unroll_factor=4):
+                worth = tl.exp2(tl.load(sums + part * 2 * ROWS + rows, cache_modifier=".cg") - base)
+                part_out = partial_out + (slot + part).to(tl.int64) * ROWS * BLOCK_HEAD
+                part_rows = part_out + rows[:, None] * BLOCK_HEAD + elements[None, :]
+                out += worth[:, None] * tl.load(part_rows, mask=whole, other=0.0, cache_modifier=".cg")
+            inverse = tl.where(total > 0.0, 1.0 / total, 0.0)
+            tl.store(o_at, (out * inverse[:, None]).to(o_ptr.dtype.element_ty), mask=whole)
             # Left as it was found, for the next call.
             tl.atomic_xchg(arrived + pair, 0)

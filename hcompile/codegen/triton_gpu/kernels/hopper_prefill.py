@@ -21,6 +21,9 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from hcompile.codegen.triton_gpu.kernels.hopper_softmax import hide, softmax
+from hcompile.codegen.triton_gpu.kernels.hopper_tasks import place_of, ranges_of
+
 # Triton 3.6 has the older names, 3.9 only the newer ones.
 _load = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
 _store = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
@@ -30,59 +33,6 @@ REGISTERS = 168
 LOADER_REGISTERS = gl.constexpr(24)
 CONSUMER_REGISTERS = gl.constexpr(240)
 UNBOUNDED = gl.constexpr(1 << 30)
-
-
-@gluon.jit
-def _place(index, batch, long_heads, long_section, short_heads, short_section, tiles):
-    """Return query tile, batch row and place in the order of heads of a task.
-
-    First come the heads that see everything, then the others. Of both, a section of (batch row, head) units goes
-    through its tiles together, from the last, longest one on; a section's keys and values fit the cache that the
-    multiprocessors share.
-    """
-    heads = long_heads
-    section = long_section
-    before = 0
-    at = index
-    if index >= long_heads * batch * tiles:
-        heads = short_heads
-        section = short_section
-        before = long_heads
-        at = index - long_heads * batch * tiles
-    which = at // (section * tiles)
-    rest = at % (section * tiles)
-    units = gl.minimum(section, heads * batch - which * section)
-    unit = which * section + rest % units
-    return tiles - 1 - rest // units, unit // heads, before + unit % heads
-
-
-@gluon.jit
-def _ranges(
-    tile, b, window, sinks, valid, q_len, kv_len, q_offset,
-    CAUSAL: gl.constexpr, HAS_VALID: gl.constexpr, ROWS: gl.constexpr, KEYS: gl.constexpr,
-):  # fmt: skip
-    """Return a task's first position, the end of its sinks, its ranges of keys [first, end_a), [start_b, end_b), and
-    how many blocks they have: of the first, of both."""
-    first = 0
-    end = kv_len
-    if HAS_VALID:
-        first = gl.load(valid + 3 * b)
-        end = gl.load(valid + 3 * b + 1)
-    low = q_offset + tile * ROWS
-    high = q_offset + gl.minimum(tile * ROWS + ROWS, q_len) - 1
-    if CAUSAL:
-        end = gl.minimum(end, high + 1)
-    sink_end = first + sinks
-    end_a = gl.maximum(first, gl.minimum(sink_end, end))
-    start_b = gl.maximum(first, low - window + 1)
-    end_b = gl.maximum(start_b, gl.minimum(end, high + window))
-    if start_b <= end_a:
-        end_a = gl.maximum(end_a, end_b)
-        start_b = end_b
-    blocks_a = (end_a - first + KEYS - 1) // KEYS
-    # One hidden block where nothing is visible, so that every task writes its rows.
-    blocks = gl.maximum(blocks_a + (end_b - start_b + KEYS - 1) // KEYS, 1)
-    return low, sink_end, first, end_a, start_b, end_b, blocks_a, blocks
 
 
 @gluon.jit
@@ -107,22 +57,24 @@ def _load_blocks(
         task_ring.index(turn % 2).store(gl.full([1], following, gl.int32, one))
         mbarrier.arrive(task_full.index(turn % 2), count=1)
 
-        tile, b, place = _place(index, batch, long_heads, long_section, short_heads, short_section, tiles)
+        tile, b, place = place_of(index, batch, long_heads, long_section, short_heads, short_section, tiles)
         head = gl.load(heads + 4 * place)
         window = gl.minimum(gl.load(heads + 4 * place + 1), UNBOUNDED)
         sinks = gl.minimum(gl.load(heads + 4 * place + 2), UNBOUNDED)
-        low, sink_end, first, end_a, start_b, end_b, blocks_a, blocks = _ranges(
+        low, sink_end, first, end_a, start_b, end_b, blocks_a, blocks = ranges_of(
             tile, b, window, sinks, valid, q_len, kv_len, q_offset, CAUSAL, HAS_VALID, ROWS, KEYS
         )
         listed = False
         entries = list_index
+        count = 0
         if LISTS:
             listed = window == 0
             if listed:
                 at = (b * (long_heads + short_heads) + head) * tiles + tile
                 begin = gl.load(list_ptr + at)
                 entries = list_index + begin
-                blocks = gl.maximum(gl.load(list_ptr + at + 1) - begin, 1)
+                count = gl.load(list_ptr + at + 1) - begin
+                blocks = gl.maximum(count, 1)
         for w in gl.static_range(2):
             mbarrier.wait(q_empty.index(w), (turn & 1) ^ 1)
             mbarrier.expect(q_full.index(w), q_desc.block_type.nbytes)
@@ -133,7 +85,7 @@ def _load_blocks(
                 key = first + block * KEYS
             if LISTS:
                 if listed:
-                    key = (gl.load(entries + block) >> 2) * KEYS
+                    key = (gl.load(entries + block, mask=block < count, other=0) >> 2) * KEYS
             stage = done % STAGES
             phase = (done // STAGES) & 1
             mbarrier.wait(k_empty.index(stage), phase ^ 1)
@@ -149,45 +101,6 @@ def _load_blocks(
     if gl.atomic_add(counters + 1, 1) == programs - 1:
         gl.atomic_xchg(counters, 0)
         gl.atomic_xchg(counters + 1, 0)
-
-
-@gluon.jit
-def _hide(
-    scores, key, end, low, window, sink_end, key_mask, holes,
-    CAUSAL: gl.constexpr, HAS_VALID: gl.constexpr, HALF: gl.constexpr, KEYS: gl.constexpr, layout: gl.constexpr,
-):  # fmt: skip
-    """Put -inf where a query does not see a key, if there is such a pair in the block."""
-    last = key + KEYS - 1
-    past = (low + HALF - 1 - gl.maximum(key, sink_end) >= window) | (last - low >= window)
-    hidden = (last >= end) | holes | ((last >= sink_end) & past)
-    if CAUSAL:
-        hidden = hidden | (last > low)
-    if hidden:
-        rows = low + gl.arange(0, HALF, gl.SliceLayout(1, layout))
-        keys = key + gl.arange(0, KEYS, gl.SliceLayout(0, layout))
-        sink = keys < sink_end
-        near = (keys[None, :] > (rows - window)[:, None]) | sink[None, :]
-        if CAUSAL:
-            seen = near & (keys[None, :] < gl.minimum(rows + 1, end)[:, None])
-        else:
-            far = (keys[None, :] < (rows + window)[:, None]) | sink[None, :]
-            seen = near & far & (keys < end)[None, :]
-        if HAS_VALID:
-            valid = gl.load(key_mask + keys, mask=keys < end, other=0) != 0
-            seen = seen & valid[None, :]
-        scores = gl.where(seen, scores, float("-inf"))
-    return scores
-
-
-@gluon.jit
-def _softmax(scores, peak, total, scale):
-    """Return the weights of a block, the new peaks and sums of its rows, and what older sums are worth now."""
-    new = gl.maximum(peak, gl.max(scores, 1) * scale)
-    # A row that has seen nothing has the peak -inf, from which nothing can be subtracted.
-    base = gl.where(new == float("-inf"), 0.0, new)
-    decay = gl.exp2(peak - base)
-    weights = gl.exp2(scores * scale - base[:, None])
-    return weights, new, total * decay + gl.sum(weights, 1), decay
 
 
 @gluon.jit
@@ -215,7 +128,7 @@ def _multiply(
     turn = 0
     given = 0
     index = gl.program_id(0)
-    tile, b, place = _place(index, batch, long_heads, long_section, short_heads, short_section, tiles)
+    tile, b, place = place_of(index, batch, long_heads, long_section, short_heads, short_section, tiles)
     head = gl.load(heads + 4 * place)
     window = gl.minimum(gl.load(heads + 4 * place + 1), UNBOUNDED)
     sinks = gl.minimum(gl.load(heads + 4 * place + 2), UNBOUNDED)
@@ -224,7 +137,7 @@ def _multiply(
         mbarrier.wait(task_full.index(turn % 2), (turn // 2) & 1)
         following = gl.max(task_ring.index(turn % 2).load(one), 0)
         mbarrier.arrive(task_empty.index(turn % 2), count=1)
-        next_tile, next_b, next_place = _place(
+        next_tile, next_b, next_place = place_of(
             gl.minimum(following, tasks - 1),
             batch,
             long_heads,
@@ -237,7 +150,7 @@ def _multiply(
         next_window = gl.load(heads + 4 * next_place + 1)
         next_sinks = gl.load(heads + 4 * next_place + 2)
 
-        low, sink_end, first, end_a, start_b, end_b, blocks_a, blocks = _ranges(
+        low, sink_end, first, end_a, start_b, end_b, blocks_a, blocks = ranges_of(
             tile, b, window, sinks, valid, q_len, kv_len, q_offset, CAUSAL, HAS_VALID, ROWS, KEYS
         )
         low = low + who * HALF
@@ -261,6 +174,7 @@ def _multiply(
                 end_b = kv_len
                 if HAS_VALID:
                     end_b = gl.load(valid + 3 * b + 1)
+                    holes = holes | (first > 0)  # A list may name blocks before the first valid key.
         peak = gl.full([HALF], float("-inf"), gl.float32, gl.SliceLayout(1, score_layout))
         total = gl.zeros([HALF], gl.float32, gl.SliceLayout(1, score_layout))
         out = gl.zeros([HALF, HEAD], gl.float32, output_layout)
@@ -288,7 +202,7 @@ def _multiply(
                 end = gl.where(((entry >> who) & 1) != 0, end_b, 0)
         scores = warpgroup_mma_wait(0, deps=[scores])
         mbarrier.arrive(k_empty.index(stage), count=1)
-        scores = _hide(
+        scores = hide(
             scores,
             key,
             end,
@@ -303,7 +217,7 @@ def _multiply(
             KEYS,
             score_layout,
         )
-        weights, peak, total, decay = _softmax(scores, peak, total, scale)
+        weights, peak, total, decay = softmax(scores, peak, total, scale)
         weights = gl.convert_layout(weights.to(dtype), weight_layout)
 
         for block in range(1, blocks):
@@ -334,7 +248,7 @@ def _multiply(
                 given += 1
             scores = warpgroup_mma_wait(1, deps=[scores])
             mbarrier.arrive(k_empty.index(stage), count=1)
-            scores = _hide(
+            scores = hide(
                 scores,
                 key,
                 end,
@@ -349,7 +263,7 @@ def _multiply(
                 KEYS,
                 score_layout,
             )
-            next_weights, peak, total, decay = _softmax(scores, peak, total, scale)
+            next_weights, peak, total, decay = softmax(scores, peak, total, scale)
             out = warpgroup_mma_wait(0, deps=[out])
             mbarrier.arrive(v_empty.index(before), count=1)
             out = out * gl.convert_layout(decay, row_layout)[:, None]

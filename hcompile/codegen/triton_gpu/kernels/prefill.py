@@ -18,7 +18,8 @@ def prefill(
     GROUP: tl.constexpr, CAUSAL: tl.constexpr, HAS_VALID: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr, HEAD: tl.constexpr, BLOCK_HEAD: tl.constexpr,
 ):  # fmt: skip
-    """Write O; see `hcompile.operator` for the arguments. Programs are ordered longest first, as tasks are there."""
+    """Write O; see `hcompile.operator` for the arguments. Heads that see everything come first, tile by
+    tile from the longest on; then the others, head by head."""
     index = tl.program_id(0)
     long_tasks = long_heads * batch * tiles
     if index < long_tasks:
