@@ -104,7 +104,7 @@ def test_what_a_kernel_would_read_past_or_compute_wrongly_is_refused(
 def test_a_table_that_does_not_name_all_keys_is_refused(table: torch.Tensor) -> None:
     kernel: Any = bind(schedule("triton_decode"))
     pages = torch.empty(7, 2, 16, 8)
-    with pytest.raises(KernelError, match="^decode: table is "):
+    with pytest.raises(KernelError, match=r"^decode: table is "):
         kernel(Q[:, :, :1], pages, pages, None, PARAMS, 63, 0.3, True, table=table)
 
 
