@@ -4,6 +4,7 @@
 
 All calls run on all cores, in turn, with the safe schedule of this machine. The gain of the window is compared with
 what it could be: the ratio of visited pairs (element-exact), and of the pairs that whole tiles hold (tile-exact).
+Dense is first compared with SDPA, and the window's last rows with the reference.
 Timing needs a machine that does nothing else; `noisy` in the results says when it did.
 """
 
@@ -23,6 +24,7 @@ import torch.nn.functional as F
 from benchmarks.record import RESULTS, save, spread
 from hcompile.codegen import get_backend
 from hcompile.patterns import Dense, Local, Pattern
+from hcompile.reference import attention_reference
 from hcompile.schedules.templates.tvm_cpu_attention import visited_tile_pairs
 from hcompile.tuning.timing import Rounds, time_calls
 
@@ -78,11 +80,18 @@ def measure(
         params = torch.tensor([each.params()] * heads, dtype=torch.int32)
         return partial(kernel, q, k, v, None, params, 0, head_dim**-0.5, True)
 
-    calls: dict[str, Callable[[], object]] = {
+    calls: dict[str, Callable[[], torch.Tensor]] = {
         "sdpa": partial(F.scaled_dot_product_attention, q, k, v, is_causal=True),
         "dense": ours(Dense()),
         "window": ours(pattern),
     }
+    outputs = {name: call() for name, call in calls.items()}
+    tolerance = {"float32": 1e-5, "bfloat16": 2e-2}[dtype]
+    torch.testing.assert_close(outputs["dense"], outputs["sdpa"], rtol=tolerance, atol=tolerance)
+    last = slice(length - 64, length)
+    params = torch.tensor([pattern.params()] * heads, dtype=torch.int32)
+    wanted = attention_reference(q[:, :, last], k, v, None, params, length - 64, head_dim**-0.5, True)
+    torch.testing.assert_close(outputs["window"][:, :, last], wanted, rtol=tolerance, atol=tolerance)
     timing = time_calls(list(calls.values()), Rounds(least=rounds, most=rounds))
     times_us = dict(zip(calls, timing.times_us, strict=True))
     pairs = {

@@ -1,0 +1,82 @@
+"""Compiles the GPU kernels ahead of time and prints what each takes as JSON.
+
+A process of its own: Triton's bindings print what they leak when a process that has compiled ends.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import replace
+from typing import Any
+
+from hcompile.codegen.triton_gpu import decode, hopper_prefill, prefill
+from hcompile.codegen.triton_gpu.ahead import Source, compile_ahead, shared_bytes
+from hcompile.errors import KernelError
+from hcompile.schedules.schedule import Schedule
+from hcompile.schedules.template import GpuProblem, get_template
+from tests.codegen.triton_gpu.cases import schedule
+
+
+def hopper(
+    chosen: Schedule, head_dim: int = 128, dtype: str = "bfloat16", masked: bool = False, lists: bool = False
+) -> tuple[Source, int]:
+    return hopper_prefill.source(
+        chosen, dtype, head_dim, group=4, causal=True, masked=masked, lists=lists
+    ), 90
+
+
+def portable(capability: int) -> tuple[Source, int]:
+    chosen = schedule("triton_prefill", capability=capability)
+    return prefill.source(chosen, "bfloat16", 128, group=4, causal=True, masked=False), capability
+
+
+def split(capability: int) -> tuple[Source, int]:
+    chosen = schedule("triton_decode", capability=capability)
+    return decode.source(chosen, "bfloat16", 128, group=4, causal=True, masked=True, page=64), capability
+
+
+def largest() -> Schedule:
+    problem = GpuProblem("bfloat16", 128, 90, shared_bytes(90))
+    legal = get_template("hopper_prefill").space(problem).enumerate()
+    return max(legal, key=lambda each: each["stages"] * each["keys"] - each["share"])
+
+
+def sources() -> dict[str, tuple[Source, int]]:
+    """Return what is compiled, and for which GPU."""
+    odd, _ = portable(90)
+    return {
+        **{f"prefill sm_{capability}": portable(capability) for capability in (80, 86, 90, 100)},
+        **{f"decode sm_{capability}": split(capability) for capability in (80, 86, 90, 100)},
+        "hopper": hopper(schedule("hopper_prefill")),
+        "hopper heads of 64": hopper(schedule("hopper_prefill", 64), 64, "float16", masked=True),
+        "hopper heads of 256": hopper(schedule("hopper_prefill", 256), 256),
+        "hopper lists": hopper(schedule("hopper_prefill", 96, keys=64), 96, lists=True),
+        "hopper largest": hopper(largest()),
+        "hopper too large": hopper(schedule("hopper_prefill", stages=4)),
+        "odd rows": (replace(odd, constants={**odd.constants, "ROWS": 100}), 90),
+    }
+
+
+def main() -> None:
+    warnings.filterwarnings("ignore", "TRITON_DEFAULT_FP_FUSION is unset")
+    answers: dict[str, dict[str, Any]] = {}
+    for name, (source, capability) in sources().items():
+        try:
+            compiled = compile_ahead(source, capability)
+        except KernelError as error:
+            answers[name] = {"error": str(error)}
+            continue
+        answers[name] = {
+            "fits": compiled.fits(capability),
+            "registers": compiled.registers,
+            "stack_bytes": compiled.stack_bytes,
+            "elf": compiled.cubin.startswith(b"\x7fELF"),
+            "wgmma": "wgmma.mma_async" in compiled.ptx,
+            "tensor copies": "cp.async.bulk.tensor" in compiled.ptx,
+        }
+    print(json.dumps(answers))  # noqa: T201  this is how a child answers
+
+
+if __name__ == "__main__":
+    main()
