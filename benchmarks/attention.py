@@ -11,7 +11,7 @@ Timing needs a machine that does nothing else; `noisy` in the results says when 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -21,7 +21,7 @@ import click
 import torch
 import torch.nn.functional as F
 
-from benchmarks.record import RESULTS, save, spread
+from benchmarks.record import RESULTS, paired, save, spread
 from hcompile.codegen import get_backend
 from hcompile.patterns import Dense, Local, Pattern
 from hcompile.reference import attention_reference
@@ -121,11 +121,6 @@ def measure(
         "of_element_exact": round(gain / (pairs["dense"] / pairs["window"]), 3),
         "of_tile_exact": round(gain / (tiles["dense"] / tiles["window"]), 3),
     }
-
-
-def paired(slow_us: Sequence[float], fast_us: Sequence[float]) -> list[float]:
-    """Return the ratio in each round: drifts of the machine, which last for many rounds, leave it as it is."""
-    return [slow / fast for slow, fast in zip(slow_us, fast_us, strict=True)]
 
 
 def summary(case: dict[str, Any]) -> str:

@@ -19,20 +19,20 @@ from typing import Any
 
 import click
 import torch
-import torch.nn.functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import SDPBackend
 
 from benchmarks.gpu_prefill import (
     HEADS,
     KV_HEADS,
     LARGEST_ERROR,
-    RESULTS,
     checked,
     heads,
     poisoned,
     relative_error,
+    sdpa,
 )
-from benchmarks.gpu_timing import ceilings, save, spread, time_gpu
+from benchmarks.gpu_timing import ceilings, gpu, time_gpu, versions
+from benchmarks.record import RESULTS, paired, save, spread
 from hcompile.codegen.triton_gpu.decode import bind
 from hcompile.patterns import Dense, Local, Pattern
 from hcompile.reference import attention_reference
@@ -67,7 +67,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_grad_enabled(False)
-    measured: dict[str, Any] = {"ceilings": ceilings(), "rows": []}
+    measured: dict[str, Any] = {"versions": versions(), "ceilings": ceilings(), "rows": []}
     read = measured["ceilings"]["read_tbps"]
     click.echo(measured["ceilings"])
     for name, batch, length, pattern, values in ROWS:
@@ -76,7 +76,7 @@ def main() -> None:
         click.echo(row)
     measured["one"] = measure_one(131072, Local(1024, 64), options.rounds)
     click.echo(measured["one"])
-    click.echo(save("gpu-decode", measured, options.results))
+    click.echo(save("gpu-decode", gpu(), measured, options.results))
 
 
 def measure(
@@ -96,8 +96,8 @@ def measure(
     error = check(poisoned(ours, q), q, k, v, params, length - 1)
     calls: dict[str, Callable[[], object]] = {"ours": ours}
     if isinstance(pattern, Dense):
-        calls["cudnn"] = partial(sdpa, SDPBackend.CUDNN_ATTENTION, q, k, v)
-        calls["flash"] = partial(sdpa, SDPBackend.FLASH_ATTENTION, q, k, v)
+        calls["cudnn"] = partial(sdpa, SDPBackend.CUDNN_ATTENTION, q, k, v, False)
+        calls["flash"] = partial(sdpa, SDPBackend.FLASH_ATTENTION, q, k, v, False)
     size = batch * KV_HEADS * pattern.visited_pairs(1, length, causal=True) * HEAD_DIM * 2 * 2
     example = ours()
     for peer, call in calls.items():
@@ -115,7 +115,7 @@ def measure(
         "tbps": tbps,
         "of_read_bandwidth": round(tbps["ours"] / read_tbps, 3),
         "over": {
-            each: spread([slow / fast for slow, fast in zip(times, times_us["ours"], strict=True)], 3)
+            each: spread(paired(times, times_us["ours"]), 3)
             for each, times in times_us.items()
             if each != "ours"
         },
@@ -151,7 +151,7 @@ def measure_one(length: int, pattern: Pattern, rounds: int) -> dict[str, Any]:
         "name": "window-1024-b1-128k",
         "calls": CACHES,
         "errors": errors,
-        "us_a_call": {name: spread([time / CACHES for time in each]) for name, each in times_us.items()},
+        "us_a_call": {name: spread([time / CACHES for time in each], 2) for name, each in times_us.items()},
     }
 
 
@@ -162,11 +162,6 @@ def inputs(batch: int, length: int) -> tuple[torch.Tensor, torch.Tensor, torch.T
         for count, size in ((HEADS, 1), (KV_HEADS, length), (KV_HEADS, length))
     )
     return q, k, v
-
-
-def sdpa(backend: SDPBackend, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    with sdpa_kernel(backend):
-        return F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
 
 
 def check(

@@ -25,17 +25,17 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from benchmarks.gpu_timing import ceilings, save, spread, time_gpu
-from hcompile.codegen.triton_gpu.ahead import shared_bytes
+from benchmarks.gpu_timing import ceilings, gpu, time_gpu, versions
+from benchmarks.record import RESULTS, paired, save, spread
+from hcompile.codegen.triton_gpu.ahead import problem_of
 from hcompile.codegen.triton_gpu.hopper_prefill import bind
 from hcompile.patterns import Dense, Local, Pattern
 from hcompile.reference import attention_reference
 from hcompile.schedules import Schedule, Space
-from hcompile.schedules.template import GpuProblem, get_template
+from hcompile.schedules.template import get_template
 from hcompile.schedules.templates import hopper_prefill
 from hcompile.schedules.templates.gpu_tiles import tile_pairs
 
-RESULTS = Path(__file__).parent / "results"
 HEADS, KV_HEADS = 32, 8
 BLOCK = 128
 CHECKED_ROWS = 64
@@ -80,7 +80,7 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_grad_enabled(False)
     chosen = [row for row in ROWS if not options.rows or row.name in options.rows.split(",")]
-    measured: dict[str, Any] = {"ceilings": ceilings(), "rows": [], "mixed": []}
+    measured: dict[str, Any] = {"versions": versions(), "ceilings": ceilings(), "rows": [], "mixed": []}
     click.echo(measured["ceilings"])
     for row in chosen:
         measured["rows"].append(measure(row, options.rounds))
@@ -89,7 +89,7 @@ def main() -> None:
         for length in (8192, 65536):
             measured["mixed"].append(measure_mixed(length, options.rounds))
             click.echo(measured["mixed"][-1])
-    click.echo(save("gpu-prefill", measured, options.results))
+    click.echo(save("gpu-prefill", gpu(), measured, options.results))
 
 
 def schedules(row: Row) -> dict[str, Schedule]:
@@ -106,10 +106,7 @@ def schedules(row: Row) -> dict[str, Schedule]:
 def space(template: str, head_dim: int) -> Space:
     """Return the schedules of a template on this device."""
     major, minor = torch.cuda.get_device_capability()
-    capability = 10 * major + minor
-    return get_template(template).space(
-        GpuProblem("bfloat16", head_dim, capability, shared_bytes(capability))
-    )
+    return get_template(template).space(problem_of("bfloat16", head_dim, 10 * major + minor))
 
 
 def measure(row: Row, rounds: int) -> dict[str, Any]:
@@ -127,8 +124,8 @@ def measure(row: Row, rounds: int) -> dict[str, Any]:
     }
     calls: dict[str, Callable[[], object]] = dict(ours)
     if isinstance(row.pattern, Dense):
-        calls["flash"] = partial(sdpa, SDPBackend.FLASH_ATTENTION, q, k, v)
-        calls["cudnn"] = partial(sdpa, SDPBackend.CUDNN_ATTENTION, q, k, v)
+        calls["flash"] = partial(sdpa, SDPBackend.FLASH_ATTENTION, q, k, v, True)
+        calls["cudnn"] = partial(sdpa, SDPBackend.CUDNN_ATTENTION, q, k, v, True)
     torch.compiler.reset()
     flex = torch.compile(flex_attention, dynamic=False)
     calls["flex"] = partial(flex, q, k, v, block_mask=mask, enable_gqa=True)
@@ -160,7 +157,7 @@ def measure(row: Row, rounds: int) -> dict[str, Any]:
         "tflops": {name: round(flops / median(each) / 1e6, 1) for name, each in times_us.items()},
         "tile_exact_tflops": round(4 * row.head_dim * computed / median(times_us[best]) / 1e6, 1),
         "best_over": {
-            name: spread([slow / fast for slow, fast in zip(each, times_us[best], strict=True)], 3)
+            name: spread(paired(each, times_us[best]), 3)
             for name, each in times_us.items()
             if name not in ours
         },
@@ -219,9 +216,11 @@ def heads(patterns: Sequence[Pattern | None]) -> torch.Tensor:
     )
 
 
-def sdpa(backend: SDPBackend, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+def sdpa(
+    backend: SDPBackend, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool
+) -> torch.Tensor:
     with sdpa_kernel(backend):
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)
 
 
 def check(

@@ -5,15 +5,14 @@ Each round begins with another call: what stands behind a long call finds the de
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
-from statistics import quantiles
-from typing import Any
+from statistics import median
 
 import torch
+
+from hcompile.tuning_db.key import Device
+from hcompile.versions import library_versions
 
 FLUSH_BYTES = 256 * 2**20
 """Read before each call: several times the second-level cache. Written lines would go back to memory on its time."""
@@ -45,20 +44,13 @@ def time_gpu(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str
     return {name: [start.elapsed_time(end) * 1000 for start, end in pairs] for name, pairs in events.items()}
 
 
-def spread(values: list[float], digits: int = 2) -> dict[str, float]:
-    """Return median, quartiles and minimum: of times in microseconds, or of ratios."""
-    low, middle, high = quantiles(values, n=4) if len(values) > 1 else values * 3
-    named = {"median": middle, "quartile_low": low, "quartile_high": high, "least": min(values)}
-    return {name: round(value, digits) for name, value in named.items()}
-
-
 def ceilings() -> dict[str, float]:
     """Measure what this device reaches: bfloat16 matrix products in TFLOP/s, and reading memory in TB/s."""
     size = 8192
     a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     big = torch.empty(2**31, dtype=torch.uint8, device="cuda").view(torch.int64)
     times = time_gpu({"product": lambda: a @ b, "read": lambda: big.sum(), "copy": big.clone}, 9)
-    middle = {name: spread(each)["median"] for name, each in times.items()}
+    middle = {name: median(each) for name, each in times.items()}
     return {
         "product_tflops": round(2 * size**3 / middle["product"] / 1e6, 1),
         "read_tbps": round(2**31 / middle["read"] / 1e6, 3),
@@ -66,15 +58,19 @@ def ceilings() -> dict[str, float]:
     }
 
 
-def save(name: str, measured: Mapping[str, Any], folder: Path) -> Path:
-    """Write a record with the device, the versions and the date, and return the file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    device = torch.cuda.get_device_name().lower().replace(" ", "-")
-    target = folder / f"{name}-{device}.json"
-    facts = {
-        "device": torch.cuda.get_device_name(),
-        "versions": {library: version(library) for library in ("torch", "triton")},
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    target.write_text(json.dumps({**facts, **measured}, indent=1) + "\n")
-    return target
+def gpu() -> Device:
+    """Return the facts of the current GPU; its cores are multiprocessors."""
+    facts = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return Device(
+        kind="cuda",
+        model=facts.name,
+        isa=f"sm_{facts.major}{facts.minor}",
+        cores=facts.multi_processor_count,
+        threads=facts.multi_processor_count * facts.max_threads_per_multi_processor,
+        memory_class=f"{facts.total_memory >> 30}GiB",
+    )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of libraries that GPU kernels depend on."""
+    return library_versions() | {"triton": version("triton")}

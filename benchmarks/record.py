@@ -30,3 +30,8 @@ def spread(values: Sequence[float], digits: int = 1) -> dict[str, float]:
     low, middle, high = quantiles(values, n=4) if len(values) > 1 else [*values] * 3
     named = {"median": middle, "quartile_low": low, "quartile_high": high, "least": min(values)}
     return {name: round(value, digits) for name, value in named.items()}
+
+
+def paired(slow_us: Sequence[float], fast_us: Sequence[float]) -> list[float]:
+    """Return the ratio in each round: drifts of the machine, which last for many rounds, leave it as it is."""
+    return [slow / fast for slow, fast in zip(slow_us, fast_us, strict=True)]

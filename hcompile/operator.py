@@ -51,6 +51,12 @@ class Kernel(Protocol):
     ) -> torch.Tensor: ...
 
 
+def empty_output(q: torch.Tensor) -> torch.Tensor:
+    """Return the memory of an output `[B, H, S, D]` for these queries, which lies as `[B, S, H, D]`."""
+    batch, heads, length, head_dim = q.shape
+    return q.new_empty((batch, length, heads, head_dim)).transpose(1, 2)
+
+
 def chosen_by(choose: Callable[[torch.Tensor], Kernel]) -> Kernel:
     """Return a kernel that runs the one that `choose` names for the queries of a call."""
 
@@ -103,8 +109,7 @@ def _attention_fake(
     binding: str,
 ) -> torch.Tensor:
     _check_arguments(q, k, v, key_mask, head_params)
-    batch, heads, length, head_dim = q.shape
-    return q.new_empty((batch, length, heads, head_dim)).transpose(1, 2)
+    return empty_output(q)
 
 
 def _check_arguments(

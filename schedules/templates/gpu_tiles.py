@@ -18,8 +18,8 @@ def supports(dtype: str, head_dim: int) -> bool:
 
 
 def padded_head(head_dim: int) -> int:
-    """Return the power of two that a kernel computes a head of this size in."""
-    return 1 << (head_dim - 1).bit_length()
+    """Return the power of two that a kernel computes a head of this size in, 16 at least for the matrix unit."""
+    return max(16, 1 << (head_dim - 1).bit_length())
 
 
 def tile_pairs(schedule: Schedule, pattern: Pattern, q_len: int, kv_len: int, *, causal: bool) -> int:

@@ -14,6 +14,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from hcompile.errors import KernelError
+from hcompile.schedules.template import GpuProblem
 
 _SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "bool": "i1"}
 _STRIDES = ("_batch", "_head", "_row")
@@ -80,6 +81,11 @@ def shared_bytes(capability: int) -> int:
     if capability not in SHARED_BYTES:
         raise KernelError(f"sm_{capability} is not known: choose one of {', '.join(map(str, SHARED_BYTES))}")
     return SHARED_BYTES[capability]
+
+
+def problem_of(dtype: str, head_dim: int, capability: int) -> GpuProblem:
+    """Return what a template's space on a GPU is for. Raises: KernelError when the GPU is not known."""
+    return GpuProblem(dtype, head_dim, capability, shared_bytes(capability))
 
 
 def types_of(

@@ -9,17 +9,16 @@ from hcompile.codegen.triton_gpu.ahead import Source, types_of
 from hcompile.codegen.triton_gpu.inputs import (
     LOG2_E,
     Counters,
-    check_cache,
     check_call,
     dense_rows,
-    empty_output,
     masked,
     on_device_of,
 )
 from hcompile.codegen.triton_gpu.kernels.decode import decode
 from hcompile.errors import KernelError
-from hcompile.operator import Kernel
+from hcompile.operator import Kernel, empty_output
 from hcompile.schedules.schedule import Schedule
+from hcompile.schedules.templates.gpu_tiles import padded_head
 from hcompile.schedules.templates.triton_decode import MOST_ROWS
 
 _MOST_PAIRS = 65535  # Of a grid's second dimension.
@@ -37,7 +36,7 @@ def source(
     q_len: int = 1,
 ) -> Source:
     """Return what to compile ahead of time for calls of a few queries."""
-    block_head = max(16, triton.next_power_of_2(head_dim))
+    block_head = padded_head(head_dim)
     constants = {
         "GROUP": group,
         "ROWS": tile_rows(group, q_len),
@@ -102,10 +101,8 @@ def bind(schedule: Schedule) -> Kernel:
     ) -> torch.Tensor:
         page = 0 if table is None else k.shape[2]
         kv_len = q_offset + q.shape[2] if page else k.shape[2]
-        check_call(q, k, v, key_mask, head_params, scale, kv_len)
-        if table is None:
-            check_cache(q, k)
-        else:
+        check_call(q, k, v, key_mask, head_params, scale, kv_len if page else None)
+        if table is not None:
             _check_table(table, q, kv_len, page)
         (batch, q_heads, q_len, head_dim), kv_heads = q.shape, k.shape[1]
         out = empty_output(q)
@@ -116,7 +113,7 @@ def bind(schedule: Schedule) -> Kernel:
         rows = tile_rows(group, q_len)
         if rows > MOST_ROWS:
             raise KernelError(f"decode of {q_len} queries by {group} heads a group: use a prefill kernel")
-        block_head = max(16, triton.next_power_of_2(head_dim))
+        block_head = padded_head(head_dim)
         valid, mask = masked(head_params, key_mask)
         pairs = batch * kv_heads
         if pairs > _MOST_PAIRS:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cache
 
 import torch
-import triton
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
@@ -16,17 +15,16 @@ from hcompile.codegen.triton_gpu.inputs import (
     Counters,
     aligned,
     cache_bytes,
-    check_cache,
     check_call,
-    empty_output,
     masked,
     multiprocessors,
     on_device_of,
 )
 from hcompile.codegen.triton_gpu.kernels.hopper_prefill import REGISTERS, hopper_prefill
 from hcompile.errors import KernelError
-from hcompile.operator import Kernel
+from hcompile.operator import Kernel, empty_output
 from hcompile.schedules.schedule import Schedule
+from hcompile.schedules.templates.gpu_tiles import padded_head
 
 WARPS = 4
 CACHE_SHARE = 0.6
@@ -45,7 +43,7 @@ def source(
     lists: bool = False,
 ) -> Source:
     """Return what to compile ahead of time for these calls."""
-    head = triton.next_power_of_2(head_dim)
+    head = padded_head(head_dim)
     rows, keys = schedule["rows"], schedule["keys"]
     constants = {
         "GROUP": group,
@@ -96,8 +94,7 @@ def bind(schedule: Schedule) -> Kernel:
         block_ptr: torch.Tensor | None = None,
         block_index: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        check_call(q, k, v, key_mask, head_params, scale, k.shape[2])
-        check_cache(q, k)
+        check_call(q, k, v, key_mask, head_params, scale)
         if str(q.dtype).removeprefix("torch.") not in _ELEMENTS:
             raise KernelError(f"attention: no Hopper kernel for {q.dtype}: use bfloat16 or float16")
         (batch, q_heads, q_len, head_dim), (_, kv_heads, kv_len, _) = q.shape, k.shape
@@ -120,7 +117,7 @@ def bind(schedule: Schedule) -> Kernel:
             raise KernelError(
                 f"attention: block_ptr, block_index are {lists.dtype}, {entries.dtype}: wanted int32"
             )
-        head = triton.next_power_of_2(head_dim)
+        head = padded_head(head_dim)
         cached = int(CACHE_SHARE * cache_bytes(q.device.index)) // (2 * kv_len * head_dim * k.element_size())
         valid, mask = masked(head_params, key_mask)
         section = min(max(1, cached) * group, batch * q_heads)

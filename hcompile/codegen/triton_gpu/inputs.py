@@ -8,9 +8,9 @@ from functools import cache
 import torch
 
 from hcompile.errors import KernelError
+from hcompile.schedules.templates.gpu_tiles import LARGEST_HEAD_DIM
 
 LOG2_E = 1.4426950408889634
-LARGEST_HEAD_DIM = 256
 _POOL = 1 << 18
 """Counters for captured calls, 1 MiB."""
 
@@ -41,18 +41,21 @@ def check_call(
     key_mask: torch.Tensor | None,
     head_params: torch.Tensor,
     scale: float,
-    kv_len: int,
+    paged_len: int | None = None,
 ) -> None:
     """Check what a kernel reads by: it reads as far as these sizes say, whatever the tensors hold.
 
     Args:
-        kv_len: keys of a sequence. Of `k` and `v` only what is the same in a cache and in pages is checked.
+        paged_len: keys of a sequence, where `k` and `v` are pages; None where they are a cache `[B, Hkv, S, D]`.
 
     Raises:
         KernelError: the tensors do not fit each other, or no kernel computes this.
     """
     if q.dim() != 4 or k.dim() != 4 or v.shape != k.shape or k.shape[3] != q.shape[3]:
         raise KernelError(f"attention: k {tuple(k.shape)}, v {tuple(v.shape)} do not fit q {tuple(q.shape)}")
+    if paged_len is None and k.shape[0] != q.shape[0]:
+        raise KernelError(f"attention: k {tuple(k.shape)} does not fit q {tuple(q.shape)}: the batch differs")
+    kv_len = k.shape[2] if paged_len is None else paged_len
     if not k.shape[1] or q.shape[1] % k.shape[1]:
         raise KernelError(f"attention: {q.shape[1]} query heads are no multiple of {k.shape[1]} KV heads")
     if q.shape[3] > LARGEST_HEAD_DIM or q.shape[3] % 8:
@@ -76,12 +79,6 @@ def check_call(
         raise KernelError(f"attention: scale is {scale}, wanted above 0")
 
 
-def check_cache(q: torch.Tensor, k: torch.Tensor) -> None:
-    """Raises: KernelError when a cache `[B, Hkv, S, D]` has another batch than the queries."""
-    if k.shape[0] != q.shape[0]:
-        raise KernelError(f"attention: k {tuple(k.shape)} does not fit q {tuple(q.shape)}: the batch differs")
-
-
 def on_device_of(tensor: torch.Tensor) -> AbstractContextManager[object]:
     """Return a context in which Triton launches where the tensor is."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
@@ -90,12 +87,6 @@ def on_device_of(tensor: torch.Tensor) -> AbstractContextManager[object]:
 def dense_rows(tensor: torch.Tensor) -> torch.Tensor:
     """Return the tensor with elements of a head side by side."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
-
-
-def empty_output(q: torch.Tensor) -> torch.Tensor:
-    """Return an output `[B, H, S, D]` that lies in memory as `[B, S, H, D]`."""
-    batch, heads, length, head_dim = q.shape
-    return torch.empty((batch, length, heads, head_dim), dtype=q.dtype, device=q.device).transpose(1, 2)
 
 
 def aligned(tensor: torch.Tensor) -> torch.Tensor:

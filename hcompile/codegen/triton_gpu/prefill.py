@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import torch
-import triton
 
 from hcompile.codegen.triton_gpu.ahead import Source, types_of
 from hcompile.codegen.triton_gpu.heads import HeadOrders
 from hcompile.codegen.triton_gpu.inputs import (
     LOG2_E,
-    check_cache,
     check_call,
     dense_rows,
-    empty_output,
     masked,
     on_device_of,
 )
 from hcompile.codegen.triton_gpu.kernels.prefill import prefill
 from hcompile.errors import KernelError
-from hcompile.operator import Kernel
+from hcompile.operator import Kernel, empty_output
 from hcompile.schedules.schedule import Schedule
+from hcompile.schedules.templates.gpu_tiles import padded_head
 
 
 def source(
@@ -33,7 +31,7 @@ def source(
         "ROWS": schedule["rows"],
         "KEYS": schedule["keys"],
         "HEAD": head_dim,
-        "BLOCK_HEAD": max(16, triton.next_power_of_2(head_dim)),
+        "BLOCK_HEAD": padded_head(head_dim),
     }
     pointers = {**dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "o_ptr"), dtype), "key_mask": "bool"}
     types = types_of(prefill, constants, pointers, ("heads", "valid"))
@@ -55,8 +53,7 @@ def bind(schedule: Schedule) -> Kernel:
         scale: float,
         causal: bool,
     ) -> torch.Tensor:
-        check_call(q, k, v, key_mask, head_params, scale, k.shape[2])
-        check_cache(q, k)
+        check_call(q, k, v, key_mask, head_params, scale)
         (batch, q_heads, q_len, head_dim), (_, kv_heads, kv_len, _) = q.shape, k.shape
         out = empty_output(q)
         if not out.numel():
@@ -78,7 +75,7 @@ def bind(schedule: Schedule) -> Kernel:
                 rows,
                 keys,
                 head_dim,
-                max(16, triton.next_power_of_2(head_dim)),
+                padded_head(head_dim),
                 num_warps=warps,
                 num_stages=stages,
             )

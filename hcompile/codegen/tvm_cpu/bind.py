@@ -11,7 +11,7 @@ from struct import Struct
 import torch
 
 from hcompile.errors import EnvironmentFault, KernelError
-from hcompile.operator import Kernel
+from hcompile.operator import Kernel, empty_output
 
 _MAPS = Path("/proc/self/maps")
 _DTYPES = {2: torch.bfloat16, 4: torch.float32}
@@ -79,7 +79,7 @@ def load_kernel(path: Path) -> Kernel:
         if key_mask is not None:
             key_mask = key_mask.contiguous()
             mask_pointer, mask_stride = key_mask.data_ptr(), key_mask.stride(0)
-        out = torch.empty((batch, q_len, q_heads, size), dtype=dtype).transpose(1, 2)
+        out = empty_output(q)
         call = pack(
             *(q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), mask_pointer, head_params.data_ptr()),
             *(

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from hcompile.codegen.triton_gpu.ahead import shared_bytes
+from hcompile.codegen.triton_gpu.ahead import problem_of
 from hcompile.patterns import Dense, Local
 from hcompile.reference import attention_reference
 from hcompile.schedules.schedule import Schedule
-from hcompile.schedules.template import GpuProblem, get_template
+from hcompile.schedules.template import get_template
 
 MIXED = (Dense(), Local(20, 5), Local(40), Local(7, 70))
 """A head that sees all, sinks far from the window, no sinks, and sinks that reach into the window."""
@@ -22,8 +22,7 @@ HOPPER = 90
 
 def schedule(template: str, head_dim: int = 128, capability: int = HOPPER, **changes: int) -> Schedule:
     """Return the default schedule of a template on a GPU, with other values for some axes, legal or not."""
-    problem = GpuProblem("bfloat16", head_dim, capability, shared_bytes(capability))
-    default = get_template(template).space(problem).default()
+    default = get_template(template).space(problem_of("bfloat16", head_dim, capability)).default()
     return Schedule.of(template, {**dict(default.values), **changes})
 
 

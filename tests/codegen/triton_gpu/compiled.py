@@ -11,10 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from hcompile.codegen.triton_gpu import decode, hopper_prefill, prefill
-from hcompile.codegen.triton_gpu.ahead import Source, compile_ahead, shared_bytes
+from hcompile.codegen.triton_gpu.ahead import Source, compile_ahead, problem_of
 from hcompile.errors import KernelError
 from hcompile.schedules.schedule import Schedule
-from hcompile.schedules.template import GpuProblem, get_template
+from hcompile.schedules.template import get_template
 from tests.codegen.triton_gpu.cases import schedule
 
 
@@ -37,8 +37,7 @@ def split(capability: int) -> tuple[Source, int]:
 
 
 def largest() -> Schedule:
-    problem = GpuProblem("bfloat16", 128, 90, shared_bytes(90))
-    legal = get_template("hopper_prefill").space(problem).enumerate()
+    legal = get_template("hopper_prefill").space(problem_of("bfloat16", 128, 90)).enumerate()
     return max(legal, key=lambda each: each["stages"] * each["keys"] - each["share"])
 
 

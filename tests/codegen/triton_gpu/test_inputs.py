@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hcompile.codegen.triton_gpu.decode import bind
-from hcompile.codegen.triton_gpu.inputs import aligned, check_cache, check_call, empty_output, valid_ranges
+from hcompile.codegen.triton_gpu.inputs import aligned, check_call, valid_ranges
 from hcompile.errors import KernelError
+from hcompile.operator import empty_output
 from tests.codegen.triton_gpu.cases import schedule
 
 
@@ -84,7 +85,6 @@ def test_what_a_kernel_would_read_past_or_compute_wrongly_is_refused(
         "key_mask": None,
         "head_params": PARAMS,
         "scale": 0.3,
-        "kv_len": 9,
     }
     check_call(**call)
     with pytest.raises(KernelError, match=message):
@@ -110,4 +110,4 @@ def test_a_table_that_does_not_name_all_keys_is_refused(table: torch.Tensor) -> 
 
 def test_a_batch_that_differs_is_refused() -> None:
     with pytest.raises(KernelError, match="the batch differs"):
-        check_cache(Q, K[:1])
+        check_call(Q, K[:1], K[:1], None, PARAMS, 0.3)

@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from hcompile.codegen.triton_gpu.kernels.visible import seen_pairs, visited
+
 
 @triton.jit
 def _rows_of_keys(base, keys, table, batch_stride, row_stride, PAGE: tl.constexpr):
@@ -44,13 +46,7 @@ def _block(
     k = tl.load(k_rows[:, None] + elements[None, :], mask=inside, other=0.0)
     v = tl.load(v_rows[:, None] + elements[None, :], mask=inside, other=0.0)
     scores = tl.dot(q, k.trans()) * scale
-    distance = positions[:, None] - keys[None, :]
-    sink = keys[None, :] < sink_ends[:, None]
-    seen = (distance < windows[:, None]) | sink
-    if CAUSAL:
-        seen = seen & (distance >= 0)
-    else:
-        seen = seen & ((-distance < windows[:, None]) | sink)
+    seen = seen_pairs(positions, keys, windows[:, None], sink_ends[:, None], CAUSAL)
     valid = keys < end
     if HAS_VALID:
         valid = tl.load(mask_row + keys, mask=valid, other=0) != 0
@@ -110,14 +106,9 @@ def decode(
     # The ranges that some row sees: the keys of sinks, and those of windows.
     if CAUSAL:
         end = tl.minimum(end, q_offset + q_len)
-    end_a = tl.maximum(first, tl.minimum(first + most_sinks, end))
-    start_b = tl.maximum(first, q_offset - window + 1)
-    end_b = tl.maximum(start_b, tl.minimum(end, q_offset + q_len - 1 + window))
-    if start_b <= end_a:
-        end_a = tl.maximum(end_a, end_b)
-        start_b = end_b
-    blocks_a = (end_a - first + KEYS - 1) // KEYS
-    blocks = blocks_a + (end_b - start_b + KEYS - 1) // KEYS
+    end_a, start_b, end_b, blocks_a, blocks = visited(
+        first, end, q_offset, q_offset + q_len - 1, window, most_sinks, KEYS
+    )
     share = (blocks + splits - 1) // splits
     begin = split * share
     stop = tl.minimum(begin + share, blocks)

@@ -22,7 +22,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from hcompile.codegen.triton_gpu.kernels.hopper_softmax import hide, softmax
-from hcompile.codegen.triton_gpu.kernels.hopper_tasks import place_of, ranges_of
+from hcompile.codegen.triton_gpu.kernels.hopper_tasks import block_of, list_of, place_of, ranges_of
 
 # Triton 3.6 has the older names, 3.9 only the newer ones.
 _load = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
@@ -71,21 +71,15 @@ def _load_blocks(
             listed = window == 0
             if listed:
                 at = (b * (long_heads + short_heads) + head) * tiles + tile
-                begin = gl.load(list_ptr + at)
-                entries = list_index + begin
-                count = gl.load(list_ptr + at + 1) - begin
-                blocks = gl.maximum(count, 1)
+                entries, count, blocks = list_of(at, list_ptr, list_index)
         for w in gl.static_range(2):
             mbarrier.wait(q_empty.index(w), (turn & 1) ^ 1)
             mbarrier.expect(q_full.index(w), q_desc.block_type.nbytes)
             _load(q_desc, [b, head, tile * ROWS + w * (ROWS // 2), 0], q_full.index(w), q_ring.index(w))
         for block in range(blocks):
-            key = start_b + (block - blocks_a) * KEYS
-            if block < blocks_a:
-                key = first + block * KEYS
-            if LISTS:
-                if listed:
-                    key = (gl.load(entries + block, mask=block < count, other=0) >> 2) * KEYS
+            key, end, halves = block_of(
+                block, first, end_a, start_b, end_b, blocks_a, listed, entries, count, LISTS, KEYS
+            )
             stage = done % STAGES
             phase = (done // STAGES) & 1
             mbarrier.wait(k_empty.index(stage), phase ^ 1)
@@ -166,10 +160,7 @@ def _multiply(
             listed = window == 0
             if listed:
                 at = (b * (long_heads + short_heads) + head) * tiles + tile
-                begin = gl.load(list_ptr + at)
-                entries = list_index + begin
-                count = gl.load(list_ptr + at + 1) - begin
-                blocks = gl.maximum(count, 1)
+                entries, count, blocks = list_of(at, list_ptr, list_index)
                 window = UNBOUNDED
                 end_b = kv_len
                 if HAS_VALID:
@@ -190,16 +181,11 @@ def _multiply(
         mbarrier.wait(k_full.index(stage), (done // STAGES) & 1)
         k_operand = k_ring.index(stage).reshape([KEYS, HEAD]).permute((1, 0))
         scores = warpgroup_mma(q, k_operand, nothing, use_acc=False, is_async=True)
-        key = start_b
-        end = end_b
-        if blocks_a > 0:
-            key = first
-            end = end_a
+        key, end, halves = block_of(
+            0, first, end_a, start_b, end_b, blocks_a, listed, entries, count, LISTS, KEYS
+        )
         if LISTS:
-            if listed:
-                entry = gl.load(entries, mask=count > 0, other=0)
-                key = (entry >> 2) * KEYS
-                end = gl.where(((entry >> who) & 1) != 0, end_b, 0)
+            end = gl.where(((halves >> who) & 1) != 0, end, 0)
         scores = warpgroup_mma_wait(0, deps=[scores])
         mbarrier.arrive(k_empty.index(stage), count=1)
         scores = hide(
@@ -221,16 +207,11 @@ def _multiply(
         weights = gl.convert_layout(weights.to(dtype), weight_layout)
 
         for block in range(1, blocks):
-            key = start_b + (block - blocks_a) * KEYS
-            end = end_b
-            if block < blocks_a:
-                key = first + block * KEYS
-                end = end_a
+            key, end, halves = block_of(
+                block, first, end_a, start_b, end_b, blocks_a, listed, entries, count, LISTS, KEYS
+            )
             if LISTS:
-                if listed:
-                    entry = gl.load(entries + block)
-                    key = (entry >> 2) * KEYS
-                    end = gl.where(((entry >> who) & 1) != 0, end_b, 0)
+                end = gl.where(((halves >> who) & 1) != 0, end, 0)
             before = stage
             before_phase = (done // STAGES) & 1
             done += 1

@@ -57,3 +57,44 @@ def ranges_of(
     # One hidden block where nothing is visible, so that every task writes its rows.
     blocks = gl.maximum(blocks_a + (end_b - start_b + KEYS - 1) // KEYS, 1)
     return low, sink_end, first, end_a, start_b, end_b, blocks_a, blocks
+
+
+@gluon.jit
+def list_of(at, list_ptr, list_index):
+    """Return where the entries of a task's list stand, how many there are, and how many blocks it has: one at least."""
+    begin = gl.load(list_ptr + at)
+    count = gl.load(list_ptr + at + 1) - begin
+    return list_index + begin, count, gl.maximum(count, 1)
+
+
+@gluon.jit
+def block_of(
+    block,
+    first,
+    end_a,
+    start_b,
+    end_b,
+    blocks_a,
+    listed,
+    entries,
+    count,
+    LISTS: gl.constexpr,
+    KEYS: gl.constexpr,
+):
+    """Return the first key of a task's block, the end of the keys that are seen, and which halves of the rows see it.
+
+    A list without entries has one block, which no half sees.
+    """
+    key = start_b + (block - blocks_a) * KEYS
+    end = end_b
+    halves = 3
+    if block < blocks_a:
+        key = first + block * KEYS
+        end = end_a
+    if LISTS:
+        if listed:
+            entry = gl.load(entries + block, mask=block < count, other=0)
+            key = (entry >> 2) * KEYS
+            end = end_b
+            halves = entry & 3
+    return key, end, halves

@@ -9,6 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from hcompile.codegen.triton_gpu.kernels.visible import seen_pairs, visited
+
 
 @triton.jit
 def prefill(
@@ -49,14 +51,7 @@ def prefill(
     if CAUSAL:
         end = tl.minimum(end, high + 1)
     sink_end = first + sinks
-    end_a = tl.maximum(first, tl.minimum(sink_end, end))
-    start_b = tl.maximum(first, low - window + 1)
-    end_b = tl.maximum(start_b, tl.minimum(end, high + window))
-    if start_b <= end_a:
-        end_a = tl.maximum(end_a, end_b)
-        start_b = end_b
-    blocks_a = (end_a - first + KEYS - 1) // KEYS
-    blocks = blocks_a + (end_b - start_b + KEYS - 1) // KEYS
+    end_a, start_b, end_b, blocks_a, blocks = visited(first, end, low, high, window, sinks, KEYS)
 
     rows = tl.arange(0, ROWS)
     elements = tl.arange(0, BLOCK_HEAD)
@@ -90,13 +85,7 @@ def prefill(
         if CAUSAL:
             hidden = hidden | (last > low)
         if hidden:
-            distance = positions[:, None] - keys[None, :]
-            sink = (keys < sink_end)[None, :]
-            seen = (distance < window) | sink
-            if CAUSAL:
-                seen = seen & (distance >= 0)
-            else:
-                seen = seen & ((-distance < window) | sink)
+            seen = seen_pairs(positions, keys, window, sink_end, CAUSAL)
             valid_keys = keys < limit
             if HAS_VALID:
                 valid_keys = tl.load(key_mask + b.to(tl.int64) * kv_len + keys, mask=valid_keys, other=0) != 0
