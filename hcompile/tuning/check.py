@@ -13,8 +13,8 @@ from hcompile.patterns import Local, Pattern
 from hcompile.reference import attention_reference
 from hcompile.workload import Workload
 
-CHECK_LENGTHS = (237, 61)
-"""Longer than a few tiles and a multiple of none; and shorter than most tiles."""
+CHECK_LENGTHS = {"cpu": (237, 61), "cuda": (709, 61)}
+"""By kind of device: longer than a few tiles and a multiple of none; and shorter than most tiles."""
 
 _MOST_SINKS = 7
 
@@ -37,7 +37,7 @@ class Verdict:
         return self.max_err <= self.tolerance
 
 
-def check(kernel: Kernel, workload: Workload, seed: int) -> Verdict:
+def check(kernel: Kernel, workload: Workload, seed: int, device: str = "cpu") -> Verdict:
     """Compare a kernel with the reference on fresh inputs, and return the worst case.
 
     Every pattern of the workload takes part, under the workload's dtype, head size, grouping and causality; windows and
@@ -50,31 +50,44 @@ def check(kernel: Kernel, workload: Workload, seed: int) -> Verdict:
     """
     generator = torch.Generator().manual_seed(seed)
     verdicts = []
-    for length in CHECK_LENGTHS:
-        queries = length if length == CHECK_LENGTHS[0] else length // 2
+    long, short = CHECK_LENGTHS[device]
+    for queries, length in ((long, long), (short // 2, short)):
         for padded in (False, True):
-            verdicts.append(_check_case(kernel, workload, queries, length, padded, generator))
+            case = _Case(queries, length, padded, device)
+            verdicts.append(_check_case(kernel, workload, case, generator))
     return max(verdicts, key=lambda verdict: verdict.max_err / verdict.tolerance)
 
 
-def _check_case(
-    kernel: Kernel, workload: Workload, q_len: int, kv_len: int, padded: bool, generator: torch.Generator
-) -> Verdict:
+@dataclass(frozen=True, slots=True)
+class _Case:
+    q_len: int
+    kv_len: int
+    padded: bool
+    device: str
+
+
+def _check_case(kernel: Kernel, workload: Workload, case: _Case, generator: torch.Generator) -> Verdict:
+    q_len, kv_len, padded = case.q_len, case.kv_len, case.padded
+    if workload.q_len < workload.kv_len:
+        q_len = min(q_len, workload.q_len)  # A kernel for few queries may take no more.
     dtype = getattr(torch, workload.dtype)
     # Wide enough that some block of keys lies wholly inside a window; narrow enough that the padded row, which begins
     # late, has hidden keys between its sinks and its last windows.
     patterns = _few_heads(workload, kv_len // 5 if padded else kv_len * 5 // 8)
     group = workload.q_heads // workload.kv_heads
     batch, kv_heads = 3 if padded else 1, len(patterns) // group
-    q = _random((batch, len(patterns), q_len, workload.head_dim), dtype, generator)
-    k = _random((batch, kv_heads, kv_len, workload.head_dim), dtype, generator)
-    v = _random((batch, kv_heads, kv_len, workload.head_dim), dtype, generator)
+    shapes = [(len(patterns), q_len), (kv_heads, kv_len), (kv_heads, kv_len)]
+    q, k, v = (
+        _random((batch, heads, length, workload.head_dim), dtype, generator).to(case.device)
+        for heads, length in shapes
+    )
     mask = None
     if padded:
         mask = torch.ones(batch, kv_len, dtype=torch.bool)
         mask[1, : kv_len // 3] = False
         mask[2] = False
-    params = head_params(patterns)
+        mask = mask.to(case.device)
+    params = head_params(patterns).to(case.device)
     scale = workload.head_dim**-0.5
     kept = [tensor.clone() for tensor in (q, k, v)]
     with poisoned_memory():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -17,10 +17,19 @@ from hcompile.workload import Workload
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
+def compiler_features(facts: Mapping[str, float]) -> list[float]:
+    """Return what a compiler said of a kernel (`Backend.facts`), in the order of the names."""
+    return [math.log2(1 + facts[name]) for name in sorted(facts)]
+
+
 def features(
     workload: Workload, machine: Machine, schedules: Iterable[Schedule], encoded: Iterable[Sequence[float]]
 ) -> Floats:
-    """Return one row per schedule `[N, F]`: its encoding by the space, its fit, the workload and the machine."""
+    """Return one row per schedule `[N, F]`: its encoding by the space, its fit, the workload and the machine.
+
+    Args:
+        encoded: by schedule, as the space encodes it, and with what the compiler said where it is known.
+    """
     shared = [*_workload_features(workload), *machine.features()]
     rows = [
         [*row, *_fit_features(workload, machine, schedule), *shared]
@@ -37,10 +46,13 @@ def work(workload: Workload) -> float:
 def _fit_features(workload: Workload, machine: Machine, schedule: Schedule) -> list[float]:
     """Relate the tile sizes, where the template has them, to the patterns and the caches."""
     values = dict(schedule.values)
-    block_q, block_k = values.get("block_q", 1), values.get("block_k", 1)
+    block_q = values.get("block_q", values.get("rows", 1))
+    block_k = values.get("block_k", values.get("keys", 1))
     pairs = sum(count * _computed(workload, pattern, schedule) for pattern, count in workload.heads)
-    # A query tile keeps Q and the output; a key block brings K, V and the scores, all as float32.
-    tile_bytes = 4 * (2 * block_q * workload.head_dim + block_q * block_k + 2 * block_k * workload.head_dim)
+    # A query tile keeps Q and the output; a key block brings K, V and the scores, all as float32 on a CPU.
+    element_bytes = 4 if "block_q" in values else _BYTES[workload.dtype]
+    elements = 2 * block_q * workload.head_dim + block_q * block_k + 2 * block_k * workload.head_dim
+    tile_bytes = element_bytes * elements
     query_tiles = workload.batch * workload.q_heads * math.ceil(workload.q_len / block_q)
     return [
         math.log2(pairs / max(1, _visited(workload))),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -69,7 +69,7 @@ class Measurer:
         self._folder = folder
         pool = WorkerPool([f"--{name}={value}" for name, value in arguments.items()], self._limits.workers)
         self._pool = self._owned.enter_context(pool)
-        self._built: dict[tuple[str, int, Schedule], Reply] = {}
+        self._built: dict[tuple[object, ...], Reply] = {}
         self.measured = 0
 
     def __enter__(self) -> Self:
@@ -84,11 +84,23 @@ class Measurer:
 
     def build(self, workload: Workload, schedules: Sequence[Schedule]) -> None:
         """Build schedules ahead, on all cores; how each ended shows when it is measured."""
-        shape = {"dtype": workload.dtype, "head_dim": workload.head_dim, "folder": str(self._folder)}
+        shape = {
+            "dtype": workload.dtype,
+            "head_dim": workload.head_dim,
+            "group": workload.q_heads // workload.kv_heads,
+            "causal": workload.causal,
+            "folder": str(self._folder),
+        }
         missing = [schedule for schedule in schedules if _build_key(workload, schedule) not in self._built]
         requests = [{"operation": "build", "schedule": schedule.to_json(), **shape} for schedule in missing]
         for schedule, reply in zip(missing, self._pool.map(requests, self._limits.build_s), strict=True):
             self._built[_build_key(workload, schedule)] = _outcome(reply)
+
+    def facts(self, workload: Workload, schedules: Sequence[Schedule]) -> list[Mapping[str, float] | None]:
+        """Return what the compiler said of each schedule (`Backend.facts`), None where it does not build."""
+        self.build(workload, schedules)
+        built = [self._built[_build_key(workload, schedule)] for schedule in schedules]
+        return [None if reply.failure is not None else reply.values["facts"] for reply in built]
 
     def measure(self, workload: Workload, schedule: Schedule, rounds: Rounds = ROUNDS) -> Measurement:
         """Check a schedule, and time it where it is right."""
@@ -135,9 +147,10 @@ class Measurer:
         return [replace(old, times_us=new.times_us, noisy=new.noisy) for old, new in pairs]
 
 
-def _build_key(workload: Workload, schedule: Schedule) -> tuple[str, int, Schedule]:
+def _build_key(workload: Workload, schedule: Schedule) -> tuple[object, ...]:
     """Return what a built file depends on: workloads share it."""
-    return workload.dtype, workload.head_dim, schedule
+    group = workload.q_heads // workload.kv_heads
+    return workload.dtype, workload.head_dim, group, workload.causal, schedule
 
 
 def _outcome(reply: Reply) -> Reply:

@@ -106,7 +106,8 @@ class WorkerPool:
     def _worker(self, number: int) -> Worker:
         worker = self._workers[number]
         if worker is None:
-            worker = self._workers[number] = Worker(self._arguments)
+            arguments = self._arguments if number else (*self._arguments, "--measures")
+            worker = self._workers[number] = Worker(arguments)
         return worker
 
     def _listen(self, number: int) -> Reply | None:
@@ -115,6 +116,8 @@ class WorkerPool:
             values = self._worker(number).receive()
         except EOFError:
             return self._lose(number, _GRACE_S)
+        if values is not None and values.get("last"):
+            self._lose(number, 0.0)  # Another one takes its place.
         return None if values is None else Reply(values)
 
     def _lose(self, number: int, grace_s: float) -> Reply:

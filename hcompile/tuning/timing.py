@@ -40,16 +40,31 @@ class Timing:
     noisy: bool
 
 
-def time_calls(calls: Sequence[Callable[[], object]], rounds: Rounds) -> Timing:
+def host_us(call: Callable[[], object]) -> float:
+    """Return the time of one call on the host in microseconds."""
+    start = time.perf_counter_ns()
+    call()
+    return (time.perf_counter_ns() - start) / 1000
+
+
+def time_calls(
+    calls: Sequence[Callable[[], object]],
+    rounds: Rounds,
+    once_us: Callable[[Callable[[], object]], float] = host_us,
+) -> Timing:
     """Time calls in turn (A, B, A, B, ...), so that drifts of the machine meet all of them alike.
 
-    Each is called twice before (a slow one once), to fault in memory and to warm caches and thread pools.
+    Each is called twice before (a slow one once), to fault in memory and to warm caches and thread pools. Each round
+    begins with another call: what stands behind a long call may find the device hot and its clock lower.
+
+    Args:
+        once_us: times one call; for a GPU one of `hcompile.tuning.gpu_clock`.
     """
     clock = _BusyClock()
     first = []
     for call in calls:
-        warm_us = _once_us(call)
-        first.append(warm_us if warm_us > rounds.slow_us else _once_us(call))
+        warm_us = once_us(call)
+        first.append(warm_us if warm_us > rounds.slow_us else once_us(call))
     slow = max(first) > rounds.slow_us
     if len(calls) == 1 and not slow and first[0] > rounds.limit_us:
         return Timing(((first[0],),), clock.noisy())
@@ -57,16 +72,11 @@ def time_calls(calls: Sequence[Callable[[], object]], rounds: Rounds) -> Timing:
     spent_us = 0.0
     least = 1 if slow else rounds.least
     while len(times[0]) < least or (len(times[0]) < rounds.most and spent_us < rounds.enough_s * 1e6):
-        for call, own in zip(calls, times, strict=True):
-            own.append(_once_us(call))
+        leader = len(times[0]) % len(calls)
+        for index in [*range(leader, len(calls)), *range(leader)]:
+            times[index].append(once_us(calls[index]))
         spent_us += max(own[-1] for own in times)
     return Timing(tuple(map(tuple, times)), clock.noisy())
-
-
-def _once_us(call: Callable[[], object]) -> float:
-    start = time.perf_counter_ns()
-    call()
-    return (time.perf_counter_ns() - start) / 1000
 
 
 class _BusyClock:

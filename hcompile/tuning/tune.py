@@ -16,11 +16,12 @@ from typing import Self
 import numpy as np
 
 from hcompile.codegen import get_backend
+from hcompile.codegen.backend import Backend
 from hcompile.errors import KernelError
 from hcompile.patterns import Dense, Local
 from hcompile.schedules import Schedule
 from hcompile.site import Site
-from hcompile.tuning.features import features, work
+from hcompile.tuning.features import compiler_features, features, work
 from hcompile.tuning.latency import node_workload
 from hcompile.tuning.machine import Machine
 from hcompile.tuning.measure import MeasureLimits, Measurer
@@ -63,7 +64,7 @@ class Tuner:
         self._progress = progress
         threads = self._backend.device().threads
         self._measurer = Measurer(backend, threads, self._options.limits)
-        self._machine = Machine.current(threads)
+        self._machine = Machine.of(self._backend.device())
         self._run_id = uuid.uuid4().hex
         self._deadline = time.monotonic() + self._options.search.time_limit_s
 
@@ -81,20 +82,38 @@ class Tuner:
         return self._measurer.measured
 
     def tune(self, workload: Workload) -> Record:
-        """Return the best schedule of a workload; search for it where no search of it has been finished.
+        """Return the best schedule of a workload, of all code generators that compete for it.
 
-        A search that was interrupted, ran out of time or found nothing goes on: what it measured counts as its first
-        trials.
+        Each searches its own space where no search of it has been finished. A search that was interrupted, ran out of
+        time or found nothing goes on: what it measured counts as its first trials.
 
         Raises:
-            KernelError: every candidate failed.
+            KernelError: there is no code generator for the workload, or every candidate failed.
         """
-        key = self._backend.record_key(workload)
-        points = tuple(self._backend.space(workload).enumerate())
+        best: list[Record] = []
+        reasons: list[str] = []
+        for member in self._members(workload):
+            try:
+                best.append(self._tune_one(member, workload))
+            except KernelError as error:
+                reasons.append(str(error))
+        if not best:
+            raise KernelError("; ".join(reasons))
+        return min(best, key=_median_us)
+
+    def _members(self, workload: Workload) -> list[Backend]:
+        members = [member for member in self._backend.members if member.serves(workload)]
+        if not members:
+            raise KernelError(f"{self._backend.name} has no kernel for {workload.label()}")
+        return members
+
+    def _tune_one(self, member: Backend, workload: Workload) -> Record:
+        key = member.record_key(workload)
+        points = tuple(member.space(workload).enumerate())
         finished = self._finish_key(key, points)
         outcome = self._db.get_result(finished)
         if outcome is None:
-            result = self._search(workload, key, points)
+            result = self._search(member, workload, key, points)
             winner = result.winner.schedule.text if result.winner else None
             outcome = {"stop": str(result.stop), "trials": len(result.history), "winner": winner}
             if winner is not None and result.stop is not Stop.TIME:
@@ -118,7 +137,18 @@ class Tuner:
         Raises:
             KernelError: none of them is valid.
         """
-        key = self._backend.record_key(workload)
+        records: list[Record] = []
+        for member in self._members(workload):
+            mine = [schedule for schedule in schedules if schedule.template == member.template]
+            records += self._measured(member, workload, mine)
+        right = [record for record in records if record.status is Status.OK]
+        if not right:
+            reason = records[0].message if records else "none is of a template for it"
+            raise KernelError(f"no schedule for {workload.label()} is valid ({reason}): see hcompile db list")
+        return min(right, key=_median_us)
+
+    def _measured(self, member: Backend, workload: Workload, schedules: Sequence[Schedule]) -> list[Record]:
+        key = member.record_key(workload)
         known = {record.schedule: record for record in self._db.records(key)}
         standing = {text for text, record in known.items() if stands(record, self._run_id)}
         missing = [schedule for schedule in schedules if schedule.text not in standing]
@@ -127,42 +157,61 @@ class Tuner:
             record = record_of(self._measurer.measure(workload, schedule), key, self._run_id)
             self._db.add(record)
             known[schedule.text] = record
-        records = [known[schedule.text] for schedule in schedules]
-        right = [record for record in records if record.status is Status.OK]
-        if not right:
-            raise KernelError(
-                f"no schedule for {workload.label()} is valid ({records[0].message}): see hcompile db list"
-            )
-        return min(right, key=_median_us)
+        return [known[schedule.text] for schedule in schedules]
 
-    def _search(self, workload: Workload, key: RecordKey, points: tuple[Schedule, ...]) -> SearchResult:
-        space = self._backend.space(workload)
-        prior_features, prior_costs = self._prior(key)
+    def _search(
+        self, member: Backend, workload: Workload, key: RecordKey, points: tuple[Schedule, ...]
+    ) -> SearchResult:
+        space = member.space(workload)
+        prior_features, prior_costs = self._prior(member, key)
+        legal, (points, encoded) = points, self._encoded(member, workload, points)
+        # What does not compile is measured as a failure, so that the database tells why it was left out.
+        pruned = self._measured(member, workload, [each for each in legal if each not in set(points)])
+        if not points:
+            raise KernelError(f"no schedule of {workload.label()} compiles ({pruned[0].message})")
         problem = Problem(
             points=points,
-            features=features(workload, self._machine, points, map(space.encode, points)),
+            features=features(workload, self._machine, points, encoded),
             work=work(workload),
-            default=points.index(space.default()),
-            also=tuple(points.index(schedule) for schedule in space.starts()[1:]),
+            default=points.index(space.default()) if space.default() in points else 0,
+            also=tuple(points.index(schedule) for schedule in space.starts()[1:] if schedule in points),
             prior_features=prior_features,
             prior_costs=prior_costs,
         )
         left_s = max(self._deadline - time.monotonic(), 1e-3)
         options = replace(self._options.search, time_limit_s=left_s)
         runner = RecordingRunner(self._db, self._measurer, key, self._run_id)
-        known = [each for each in runner.known() if each.schedule in space]
+        known = [each for each in runner.known() if each.schedule in set(points)]
         return search(problem, runner, options, known, self._progress)
 
-    def _prior(self, key: RecordKey) -> tuple[Floats, Floats]:
+    def _encoded(
+        self, member: Backend, workload: Workload, schedules: Sequence[Schedule]
+    ) -> tuple[tuple[Schedule, ...], list[list[float]]]:
+        """Return those schedules that may be measured, and how the cost model sees each.
+
+        Where compiling ahead is cheap all of them are compiled: what does not fit the device falls out here.
+        """
+        space = member.space(workload)
+        if not member.compiles_ahead:
+            return tuple(schedules), [space.encode(schedule) for schedule in schedules]
+        facts = self._measurer.facts(workload, schedules)
+        kept = [(each, found) for each, found in zip(schedules, facts, strict=True) if found is not None]
+        rows = [[*space.encode(schedule), *compiler_features(found)] for schedule, found in kept]
+        return tuple(schedule for schedule, _ in kept), rows
+
+    def _prior(self, member: Backend, key: RecordKey) -> tuple[Floats, Floats]:
         """Return features and costs of what other workloads of this template measured on this machine."""
-        rows, costs = [], []
+        measured: dict[Workload, dict[Schedule, float]] = {}
         for record in self._db.alike(key, PRIOR_RECORDS):
-            other = record.key.workload
-            space, measurement = self._backend.space(other), Measurement.of_record(record)
-            if measurement.schedule in space:
-                encoded = [space.encode(measurement.schedule)]
-                rows.append(features(other, self._machine, [measurement.schedule], encoded))
-                costs.append(math.log(measurement.median_us / work(other)))
+            measurement = Measurement.of_record(record)
+            if measurement.schedule in member.space(record.key.workload):
+                measured.setdefault(record.key.workload, {})[measurement.schedule] = measurement.median_us
+        rows, costs = [], []
+        for other, times_us in measured.items():
+            kept, encoded = self._encoded(member, other, list(times_us))
+            if kept:
+                rows.append(features(other, self._machine, kept, encoded))
+                costs += [math.log(times_us[schedule] / work(other)) for schedule in kept]
         return np.concatenate(rows) if rows else np.empty((0, 0)), np.array(costs)
 
     def _finish_key(self, key: RecordKey, points: Sequence[Schedule]) -> ResultKey:

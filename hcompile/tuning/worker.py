@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--backend", required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--memory-bytes", type=int, required=True, help="what a candidate may allocate")
+    parser.add_argument("--measures", action="store_true", help="checks and times, not only builds")
     options = parser.parse_args()
     _die_with(options.parent)
     answers = os.fdopen(os.dup(1), "w")
@@ -39,11 +40,17 @@ def main() -> None:
 
     from hcompile.tuning.bench import Bench
 
-    bench = Bench(options.backend, options.threads)
-    _limit_memory(options.memory_bytes)
+    bench = Bench(options.backend, options.threads, options.measures)
+    if bench.device == "cpu":
+        _limit_memory(options.memory_bytes)
+    elif options.measures:
+        _limit_device_memory(options.memory_bytes)
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in sys.stdin:
-        print(json.dumps(_answer(bench.operations(), json.loads(line))), file=answers, flush=True)
+        answer = _answer(bench.operations(), json.loads(line))
+        if bench.device != "cpu" and "failure" in answer and options.measures and not _device_answers():
+            answer["last"] = True  # After an illegal access every later call fails too.
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 def _answer(operations: Mapping[str, Any], request: dict[str, Any]) -> dict[str, Any]:
@@ -74,6 +81,26 @@ def _limit_memory(allowance: int) -> None:
     if pages.exists():
         used = int(pages.read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + allowance, used + allowance))
+
+
+def _limit_device_memory(allowance: int) -> None:
+    """Bound what a candidate may add to the device's memory; address space says nothing there."""
+    import torch
+
+    _, total = torch.cuda.mem_get_info()
+    torch.cuda.set_per_process_memory_fraction(min(1.0, (torch.cuda.memory_reserved() + allowance) / total))
+
+
+def _device_answers() -> bool:
+    """Say whether the device still takes work of this process, and give back what a failed candidate held."""
+    import torch
+
+    try:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+    except RuntimeError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
+from hcompile.codegen.backend import Backend
+from hcompile.operator import Kernel
 from hcompile.reference import attention_reference
 from hcompile.schedules import Axis, Schedule, Space
 from hcompile.tuning_db.key import Device, RecordKey
@@ -24,7 +25,7 @@ RIGHT, HANG, SEGFAULT, WRONG, NAN, MEMORY, BUILD_ERROR, BUILD_HANG, UNWRITTEN, O
 _CHECK_TOKENS = 256  # The checks' inputs are shorter than this, the timed ones longer.
 
 
-class FaultBackend:
+class FaultBackend(Backend):
     """Builds nothing: the artifact is the schedule's own values.
 
     The space is every fault once, and right kernels that take `delay` milliseconds longer than the first.
@@ -41,14 +42,33 @@ class FaultBackend:
         least = self._axes[0].choices[0]
         return Space(self.template, self._axes, lambda v: v["fault"] == RIGHT or v["delay"] == least, start)
 
+    def supports(self, dtype: str, head_dim: int) -> bool:
+        return True
+
+    def safe_schedule(self, dtype: str, head_dim: int) -> Schedule:
+        return Schedule.of(self.template, {"fault": RIGHT, "delay": 0})
+
+    def kernel_source_hash(self) -> str:
+        return sha256_text(Path(__file__).read_text())
+
     def device(self) -> Device:
         return Device("cpu", "test", "none", cores=2, threads=2, memory_class="1GiB")
 
     def record_key(self, workload: Workload) -> RecordKey:
-        source = sha256_text(Path(__file__).read_text())
-        return RecordKey(self.device(), (("faults", "1"),), self.name, self.template, source, workload)
+        versions = (("faults", "1"),)
+        source = self.kernel_source_hash()
+        return RecordKey(self.device(), versions, self.name, self.template, source, workload)
 
-    def build(self, schedule: Schedule, dtype: str, head_dim: int, folder: Path | None = None) -> Path:
+    def build(
+        self,
+        schedule: Schedule,
+        dtype: str,
+        head_dim: int,
+        folder: Path | None = None,
+        *,
+        group: int = 1,
+        causal: bool = True,
+    ) -> Path:
         if schedule["fault"] == BUILD_ERROR:
             raise RuntimeError("the compiler says no")
         if schedule["fault"] == BUILD_HANG:
@@ -58,7 +78,7 @@ class FaultBackend:
         path.write_text(json.dumps(dict(schedule.values)))
         return path
 
-    def load(self, path: Path) -> Callable[..., torch.Tensor]:
+    def load(self, path: Path) -> Kernel:
         values = json.loads(path.read_text())
         fault, delay_s = values["fault"], values["delay"] / 1000
 
@@ -81,7 +101,7 @@ class FaultBackend:
                 q.zero_()
             return out
 
-        return kernel
+        return cast(Kernel, kernel)
 
 
 backend = FaultBackend()

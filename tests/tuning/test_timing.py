@@ -22,10 +22,10 @@ def _noting(log: list[str], name: str) -> Callable[[], None]:
     return lambda: log.append(name)
 
 
-def test_calls_are_timed_in_turn_after_two_calls_each() -> None:
+def test_calls_are_timed_in_turn_after_two_calls_each_and_the_lead_changes() -> None:
     log: list[str] = []
     timing = time_calls([_noting(log, "a"), _noting(log, "b")], Rounds(least=3, most=3))
-    assert log == ["a", "a", "b", "b", *("a", "b") * 3]
+    assert log == ["a", "a", "b", "b", *("a", "b"), *("b", "a"), *("a", "b")]
     assert [len(times) for times in timing.times_us] == [3, 3]
 
 

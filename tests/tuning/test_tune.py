@@ -134,9 +134,9 @@ def test_the_model_learns_from_other_workloads(db: TuningDB) -> None:
     )
     with Tuner(HARMLESS, db, TuneOptions(SearchOptions(trials=6), ONE)) as tuner:
         tuner.tune(other)
-        costs = tuner._prior(faults.harmless.record_key(WORKLOAD))[1]
+        costs = tuner._prior(faults.harmless, faults.harmless.record_key(WORKLOAD))[1]
         assert len(costs) == sum(record.status is Status.OK for record in db.records()) > 0
-        assert len(tuner._prior(faults.harmless.record_key(other))[1]) == 0
+        assert len(tuner._prior(faults.harmless, faults.harmless.record_key(other))[1]) == 0
 
 
 def test_time_is_up_after_the_first_batch_of_every_workload_and_its_search_is_not_finished(

@@ -18,6 +18,8 @@ from hcompile.schedules.template import GpuProblem
 
 _SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "bool": "i1"}
 _STRIDES = ("_batch", "_head", "_row")
+MULTIPROCESSOR_REGISTERS = 65_536
+"""Of 32 bits, on every capability below (CUDA C++ Programming Guide, compute capabilities)."""
 SHARED_BYTES = {
     80: 166_912,
     86: 101_376,

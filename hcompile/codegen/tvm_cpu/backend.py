@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from hcompile.codegen.backend import Backend
 from hcompile.codegen.tvm_cpu.bind import load_kernel
 from hcompile.codegen.tvm_cpu.build import build_kernel, source_hash
 from hcompile.codegen.tvm_cpu.machine import this_cpu, this_device
@@ -20,12 +20,11 @@ from hcompile.tuning_db.key import Device, RecordKey
 from hcompile.workload import Workload
 
 
-@dataclass(frozen=True, slots=True)
-class TvmCpu:
-    """Implements `hcompile.codegen.registry.Backend`."""
+class TvmCpu(Backend):
+    """Compiles with TVM for the CPU at hand."""
 
-    name: str = "tvm_cpu"
-    template: str = NAME
+    name = "tvm_cpu"
+    template = NAME
 
     def supports(self, dtype: str, head_dim: int) -> bool:
         return get_template(self.template).supports(dtype, head_dim)
@@ -36,7 +35,16 @@ class TvmCpu:
     def safe_schedule(self, dtype: str, head_dim: int) -> Schedule:
         return _space(dtype, head_dim).default()
 
-    def build(self, schedule: Schedule, dtype: str, head_dim: int, folder: Path | None = None) -> Path:
+    def build(
+        self,
+        schedule: Schedule,
+        dtype: str,
+        head_dim: int,
+        folder: Path | None = None,
+        *,
+        group: int = 1,
+        causal: bool = True,
+    ) -> Path:
         if schedule not in _space(dtype, head_dim):
             raise KernelError(
                 f"schedule {schedule.text} is not legal for {dtype} heads of {head_dim} on {this_cpu().isa}: tune again"
