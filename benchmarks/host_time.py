@@ -20,6 +20,7 @@ from benchmarks.record import RESULTS, save, spread
 from hcompile.codegen import get_backend
 from hcompile.operator import bind
 from hcompile.runtime.dispatch import ScheduleTable, bind_table
+from hcompile.site import Site
 from hcompile.tuning.timing import Rounds, time_calls
 
 BACKEND = get_backend("tvm_cpu")
@@ -49,11 +50,13 @@ def measure(rounds: int) -> dict[str, Any]:
     k = torch.randn(1, KV_HEADS, 1, HEAD_DIM)
     params = torch.tensor([[256, 16]] * HEADS, dtype=torch.int32)
 
+    site = Site("node", 0, HEADS, KV_HEADS, HEAD_DIM, 0.125, True)
+
     def repeat(binding: str) -> None:
         for _ in range(CALLS):
             torch.ops.hcompile.attention(q, k, k, None, params, None, None, 0, 0.125, True, binding)
 
-    bindings = {"a kernel": bind_table(table, BACKEND.name, "float32", HEAD_DIM), "an empty kernel": "empty"}
+    bindings = {"a kernel": bind_table(table, BACKEND.name, "float32", site), "an empty kernel": "empty"}
     with torch.inference_mode():
         timing = time_calls(
             [partial(repeat, binding) for binding in bindings.values()], Rounds(least=rounds, most=rounds)

@@ -17,12 +17,14 @@ from hcompile.cli.options import (
     lengths,
     metric,
     seed,
+    target,
     time_limit,
     trials,
     trust,
 )
 from hcompile.cli.render import print_json, progress, remark
 from hcompile.cli.tables import print_certificate, print_crossover, print_left, print_plan, print_work
+from hcompile.codegen.registry import TARGETS
 from hcompile.errors import BudgetError
 from hcompile.pipeline.request import GRANULARITIES, OptimizeRequest
 
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
     "--plan", type=click.Path(path_type=Path), help="Take the plan of this file instead of choosing one."
 )
 @click.option("--dry-run", is_flag=True, help="Choose a plan and write it as JSON; no artifact.")
+@target
 @trials
 @time_limit
 @factory
@@ -75,14 +78,14 @@ if TYPE_CHECKING:
 @seed
 @database
 @as_json
-def optimize(as_json: bool, **fields: Any) -> None:
+def optimize(as_json: bool, target: str, **fields: Any) -> None:
     """Make MODEL faster within a quality budget.
 
     The result is an artifact for hcompile.load. MODEL is a transformers folder, an archive of torch.export.save, or
     weights that belong to --model. Where only the dense model holds the budget, that is what is written, and the exit
     code is 3.
     """
-    request = OptimizeRequest(**fields)
+    request = OptimizeRequest(**fields, backend=TARGETS[target])
     from hcompile.pipeline.optimize import optimize as run
 
     with progress() as report_progress:

@@ -56,7 +56,7 @@ calib: Option = click.option(
 database: Option = click.option("--db", metavar="URL", help="Path or URL of another tuning database.")
 dtype: Option = click.option(
     "--dtype",
-    type=click.Choice(("float32", "bfloat16")),
+    type=click.Choice(("float32", "bfloat16", "float16")),
     help="Run the model in this dtype, not the saved one.",
 )
 factory: Option = click.option(
@@ -70,6 +70,13 @@ metric: Option = click.option(
 )
 seed: Option = click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Makes a run repeatable."
+)
+target: Option = click.option(
+    "--target",
+    type=click.Choice(("cpu", "cuda")),
+    default="cpu",
+    show_default=True,
+    help="What the artifact runs on: this CPU, or this machine's NVIDIA GPU.",
 )
 time_limit: Option = click.option(
     "--time-limit", "time_limit_s", type=Duration(), help="End tuning after this time, such as 20m."

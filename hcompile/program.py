@@ -107,6 +107,11 @@ class Program:
     def replace(self, **changes: Any) -> Program:
         return dataclasses.replace(self, **changes)
 
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are: `hcompile.passes.place` moves them together."""
+        return next((tensor.device for tensor in self.tensors.values()), torch.device("cpu"))
+
     def site(self, name: str) -> Site:
         return next(site for site in self.sites if site.name == name)
 

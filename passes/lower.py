@@ -55,7 +55,7 @@ def lower_dense(program: Program, *, padded: bool = False, only: Collection[str]
         if key_mask is not None or site.window is not None:
             kind = (site.causal, site.window, key_mask, _length(q, key_mask))
             if kind not in masks:
-                masks[kind] = _mask(graph, node, site, q, key_mask)
+                masks[kind] = _mask(graph, node, site, q, key_mask, program.device)
             mask = masks[kind]
         named: dict[str, Any] = {"scale": site.scale, "enable_gqa": site.group > 1}
         with graph.inserting_before(node):
@@ -80,7 +80,9 @@ def _length(q: Node, key_mask: Node | None) -> str | Node | None:
     return q if key_mask is None else None
 
 
-def _mask(graph: Graph, before: Node, site: Site, q: Node, key_mask: Node | None) -> Node:
+def _mask(
+    graph: Graph, before: Node, site: Site, q: Node, key_mask: Node | None, device: torch.device
+) -> Node:
     """Insert the mask of what a head of `site` sees by itself, bool `[B or 1, 1, S, S]`; q is `[B, Hq, S, D]`."""
 
     def call(target: torch._ops.OpOverload, *arguments: Node | int | float) -> Node:
@@ -88,7 +90,7 @@ def _mask(graph: Graph, before: Node, site: Site, q: Node, key_mask: Node | None
 
     with graph.inserting_before(before):
         length = call(_aten.sym_size.int, q, 2)
-        key = graph.call_function(_aten.arange.default, (length,), {"device": torch.device("cpu")})
+        key = graph.call_function(_aten.arange.default, (length,), {"device": device})
         distance = call(_aten.sub.Tensor, call(_aten.unsqueeze.default, key, 1), key)
         seen = call(_aten.ge.Scalar, distance, 0) if site.causal else None
         if site.window is not None:

@@ -28,7 +28,7 @@ def plan_tensors(program: Program, plan: Plan) -> dict[str, torch.Tensor]:
     """Return a plan as the tensors that the program's attention nodes read: int32 `[Hq, 2]` by tensor name."""
     return {
         str(arguments(node)[HEAD_PARAMS].target): torch.tensor(
-            [pattern.params() for pattern in plan[site.name]], dtype=torch.int32
+            [pattern.params() for pattern in plan[site.name]], dtype=torch.int32, device=program.device
         )
         for site, node in program.attention_nodes()
     }

@@ -164,6 +164,7 @@ class Opened:
 def open_artifact(path: str | Path) -> Opened:
     """Load an artifact with its parts; see `load`."""
     from hcompile.codegen import get_backend
+    from hcompile.passes.place import place_both
     from hcompile.runtime.crossover import Crossover
     from hcompile.runtime.module import CompiledModule
 
@@ -176,7 +177,9 @@ def open_artifact(path: str | Path) -> Opened:
         if read_manifest(path) == manifest:
             raise
         return open_artifact(path)  # it was replaced meanwhile
-    device = get_backend(manifest.backend).device()
+    backend = get_backend(manifest.backend)
+    device = backend.device()
+    program, original = place_both(program, original, backend.torch_device())
     lowered, library = _lower(path, manifest, program, original, tables, device)
     crossover = Crossover.from_json(manifest.crossover)
     module = CompiledModule(program, lowered, crossover, manifest.length_axis, manifest.certificate)

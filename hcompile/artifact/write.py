@@ -22,6 +22,7 @@ from hcompile.artifact.manifest import (
 )
 from hcompile.artifact.replace import replacing, sync
 from hcompile.errors import EnvironmentFault, UsageError
+from hcompile.passes.place import place_both
 from hcompile.program import Program
 from hcompile.program_json import program_from_json, program_to_json
 from hcompile.runtime.dispatch import ScheduleTable
@@ -66,6 +67,7 @@ def write_artifact(
         EnvironmentFault: the disk is full or cannot be written; nothing is left behind.
     """
     check_target(path)
+    program, original = place_both(program, original, torch.device("cpu"))
     documents = {
         GRAPH: program_to_json(program),
         SCHEDULES: {name: table.to_json() for name, table in tables.items()},

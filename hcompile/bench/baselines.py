@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hcompile.passes.lower import drop_key_mask, lower_dense
 from hcompile.passes.sites import Q, arguments
-from hcompile.program import Program
+from hcompile.program import Program, bind_tensors
 from hcompile.runtime.inductor import CompiledGraph
 
 Call = Callable[..., tuple[torch.Tensor, ...]]
@@ -24,11 +25,19 @@ def dense_candidates(program: Program) -> dict[str, Call]:
         program: a raised program, its linears as the hybrid's.
     """
     dense = lower_dense(program)
-    return {
+    static = _without_gradients(torch.compile(dense.graph, dynamic=False))
+    candidates: dict[str, Call] = {
         "eager": _without_gradients(dense.graph),
         "compiled dynamic": CompiledGraph(dense),
-        "compiled static": _without_gradients(torch.compile(dense.graph, dynamic=False)),
+        "compiled static": static,
     }
+    if program.device.type == "cuda":
+        # Compiled anew: which of torch's implementations runs is decided when a graph is traced.
+        again = bind_tensors(dense.graph.graph, dense.tensors)
+        candidates["compiled static, cuDNN"] = _on_cudnn(
+            _without_gradients(torch.compile(again, dynamic=False))
+        )
+    return candidates
 
 
 def without_attention(program: Program) -> CompiledGraph:
@@ -39,6 +48,17 @@ def without_attention(program: Program) -> CompiledGraph:
         node.replace_all_uses_with(arguments(node)[Q])
         graph.erase_node(node)
     return CompiledGraph(program.with_graph(graph))
+
+
+def _on_cudnn(call: Call) -> Call:
+    """Prefer cuDNN's attention; torch prefers its own FlashAttention-2, which is slower on some GPUs."""
+
+    def run(*flat_inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+        with sdpa_kernel(order, set_priority=True):
+            return call(*flat_inputs)
+
+    return run
 
 
 def _without_gradients(call: Callable[..., tuple[torch.Tensor, ...]]) -> Call:

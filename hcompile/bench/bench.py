@@ -20,7 +20,7 @@ from hcompile.passes.linear import use_library
 from hcompile.progress import Progress, quiet
 from hcompile.runtime.inputs import allows
 from hcompile.runtime.module import CompiledModule
-from hcompile.tuning.timing import Rounds, time_calls
+from hcompile.tuning.timing import Rounds, graph_clock, time_calls
 from hcompile.tuning_db.record import utc_now
 from hcompile.versions import library_versions
 
@@ -114,7 +114,8 @@ def _at_length(
     calls: dict[str, Callable[[], object]] = {"module": partial(_call_module, opened.module, opened, inputs)}
     calls |= {name: partial(call, *inputs) for name, call in dense.items()}
     calls["rest"] = partial(rest, *inputs)
-    timing = time_calls(list(calls.values()), Rounds(request.least, request.most, request.enough_s))
+    rounds = Rounds(request.least, request.most, request.enough_s)
+    timing = time_calls(list(calls.values()), rounds, graph_clock(opened.program.device.type))
     times = dict(zip(calls, timing.times_us, strict=True))
     strongest = min(dense, key=lambda name: median(times[name]))
     ratios = sorted(d / m for d, m in zip(times[strongest], times["module"], strict=True))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from hcompile.errors import EnvironmentFault
@@ -21,7 +22,8 @@ it served before: the same call was seen to take 145 to 170 MB."""
 
 
 def call_peak_bytes(artifact: Path, side: str, length: int) -> int:
-    """Return how far one call of `length` tokens raises the resident memory of a fresh process, in bytes.
+    """Return how far one call of `length` tokens raises the memory of a fresh process, in bytes: what is resident on
+    a CPU, what is allocated on a GPU.
 
     Raises:
         EnvironmentFault: the system keeps no such count (it is Linux's /proc), or the process failed.
@@ -50,10 +52,24 @@ def _measure(artifact: str, side: str, length: int) -> int:
     # A short call compiles the graph and builds the kernels, so that the long one shows the call alone.
     graph(*opened.inputs(min(128, length)))
     flat = opened.inputs(length)
+    if opened.program.device.type == "cuda":
+        return _device_peak_bytes(lambda: graph(*flat))
     before = _status_bytes("VmRSS")
     (_PROC / "clear_refs").write_text("5")  # resets the high-water mark (proc(5))
     graph(*flat)
     return _status_bytes("VmHWM") - before
+
+
+def _device_peak_bytes(call: Callable[[], object]) -> int:
+    """Return what a call adds to the memory that torch has handed out on the device; our kernels take all theirs so."""
+    import torch
+
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def _status_bytes(field: str) -> int:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
+
     from hcompile.operator import Kernel
     from hcompile.schedules.schedule import Schedule
     from hcompile.schedules.space import Space
@@ -30,6 +32,15 @@ class Backend(ABC):
     template: str
     device_type: str = "cpu"
     compiles_ahead: bool = False
+
+    def torch_device(self) -> torch.device:
+        """Return the device that kernels run on. Raises: EnvironmentFault when it is not there."""
+        import torch
+
+        if self.device_type == "cpu":
+            return torch.device("cpu")
+        self.device()
+        return torch.device(self.device_type, torch.cuda.current_device())
 
     @property
     def members(self) -> tuple[Backend, ...]:

@@ -46,7 +46,7 @@ def certify_lowered(
         raise ValueError("certify_lowered wants a program with a plan: run select first")
     comparison = Comparison(
         dense=_dense(program, lowered, interface),
-        hybrid=call(lowered.hybrid),
+        hybrid=call(lowered.hybrid, program.device),
         interface=interface,
         metric=metric,
         progress=progress,
@@ -82,19 +82,20 @@ def _dense(program: Program, lowered: Lowered, interface: Interface) -> Call:
     own = plan_tensors(program, Plan.dense(program.sites))
 
     def run(inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        inputs = tuple(value.to(program.device) for value in inputs)
         if lowered.original is not None:
             return lowered.original(*inputs)
         if interface.mask is None or bool((inputs[interface.mask] != 0).all()):
             return lowered.dense(*inputs)
-        return lowered.hybrid.call_with(own, tuple(inputs))
+        return lowered.hybrid.call_with(own, inputs)
 
     return run
 
 
-def call(graph: CompiledGraph) -> Call:
-    """Return a graph as the policy calls it: with a sequence of inputs."""
+def call(graph: CompiledGraph, device: torch.device) -> Call:
+    """Return a graph as the policy calls it: with a sequence of inputs, which are on the CPU."""
 
     def run(inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        return graph(*inputs)
+        return graph(*(value.to(device) for value in inputs))
 
     return run

@@ -121,7 +121,8 @@ def _any_kernel(job: Job, tables: Mapping[str, ScheduleTable]) -> Kernel:
     kernels = {}
     for site in job.program.sites:
         schedule = tables[site.name].schedule(job.length)
-        kernels[site.head_dim] = backend.load(backend.build(schedule, job.dtype, site.head_dim))
+        built = backend.build(schedule, job.dtype, site.head_dim, group=site.group, causal=site.causal)
+        kernels[site.head_dim] = backend.load(built)
     return chosen_by(lambda q: kernels[q.shape[-1]])
 
 

@@ -12,7 +12,7 @@ from hcompile.progress import Progress
 from hcompile.runtime.crossover import Crossover, Timing
 from hcompile.runtime.inputs import allows, limits, made_up_inputs
 from hcompile.runtime.module import Lowered
-from hcompile.tuning.timing import Rounds, time_calls
+from hcompile.tuning.timing import Rounds, graph_clock, time_calls
 
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192)
 _ROUNDS = Rounds(least=5, most=40, enough_s=0.6)
@@ -35,12 +35,13 @@ def measure_crossover(
     bounds = limits(program, axis)
     lengths = [length for length in sorted({*LENGTHS, planned}) if allows(bounds, length)]
     generator = torch.Generator().manual_seed(seed)
+    clock = graph_clock(program.device.type)
     timings: list[Timing] = []
     for done, length in enumerate(lengths):
         progress("crossover", done, len(lengths))
         inputs = made_up_inputs(program, axis, 1, length, generator)
         calls = [partial(graph, *inputs) for graph in (lowered.dense, lowered.hybrid)]
-        dense, hybrid = (median(times) for times in time_calls(calls, _ROUNDS).times_us)
+        dense, hybrid = (median(times) for times in time_calls(calls, _ROUNDS, clock).times_us)
         timings.append(Timing(length, dense, hybrid))
         if all(timing.hybrid_us < timing.dense_us * 2 / 3 for timing in timings[-2:]) and len(timings) > 1:
             break

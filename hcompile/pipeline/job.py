@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import torch
 
 from hcompile.artifact.write import check_target
 from hcompile.budget import Budget
 from hcompile.codegen import get_backend
 from hcompile.errors import EnvironmentFault, UsageError
 from hcompile.frontend.load import ImportedModel, load_model
+from hcompile.passes.place import place_both
 from hcompile.pipeline.choosing import read_plan, read_splits
 from hcompile.pipeline.importing import fit_to
 from hcompile.pipeline.request import OptimizeRequest
@@ -102,6 +105,7 @@ def prepare(request: OptimizeRequest, model: ImportedModel | None = None) -> Job
     # What no artifact can hold is refused before the work, not after it.
     graphs = [None if graph is None else program_to_json(graph) for graph in (program, model.original)]
     axis = length_axis(program)
+    backend = get_backend(request.backend)
     interface = Interface.of(program, axis)
     metric.check(interface, program.sites)
     lengths = chosen_lengths(request.lengths, program, axis)
@@ -112,7 +116,7 @@ def prepare(request: OptimizeRequest, model: ImportedModel | None = None) -> Job
     return Job(
         request=request,
         budget=budget,
-        model=model,
+        model=_on_device(model, backend.torch_device()),
         plan=None if request.plan is None else read_plan(request.plan, program),
         metric=metric,
         interface=interface,
@@ -122,8 +126,13 @@ def prepare(request: OptimizeRequest, model: ImportedModel | None = None) -> Job
         held_out=data.held_out,
         warnings=data.warnings,
         dtype=compute_dtype(program),
-        device=get_backend(request.backend).device(),
+        device=backend.device(),
     )
+
+
+def _on_device(model: ImportedModel, device: torch.device) -> ImportedModel:
+    program, original = place_both(model.program, model.original, device)
+    return replace(model, program=program, original=original)
 
 
 def _budget(request: OptimizeRequest) -> tuple[Budget, Metric]:

@@ -22,7 +22,7 @@ from hcompile.versions import library_versions
 def linear_library(db: TuningDB, program: Program, device: Device) -> str:
     """Return the faster library for a program's linears, out of the database if it was measured there before."""
     weight = largest_linear(program)
-    if weight is None:
+    if weight is None or program.device.type != "cpu":
         return faster_library(None)
     key = ResultKey.of(
         "linear_library",

@@ -51,7 +51,7 @@ def weights_sha256(program: Program) -> str:
     for name, tensor in sorted(program.tensors.items()):
         if not name.startswith("hcompile_params_"):
             state.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
-            state.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            state.update(tensor.detach().contiguous().view(-1).view(torch.uint8).cpu().numpy().tobytes())
     return state.hexdigest()
 
 

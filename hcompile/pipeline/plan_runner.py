@@ -26,4 +26,4 @@ class PlanRunner:
     def __call__(self, plan: Plan, flat_inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Return the program's flat outputs under `plan`."""
         changed = plan_tensors(self._program, plan)
-        return self._graph.call_with(changed, tuple(flat_inputs))
+        return self._graph.call_with(changed, tuple(value.to(self._program.device) for value in flat_inputs))

@@ -10,6 +10,7 @@ from typing import Any
 from hcompile.artifact.load import read_manifest, read_program
 from hcompile.artifact.write import write_artifact
 from hcompile.codegen import get_backend
+from hcompile.passes.place import place_both
 from hcompile.pipeline.crossover import measure_crossover
 from hcompile.pipeline.kernels import PlanKernels
 from hcompile.pipeline.linear_library import linear_library
@@ -73,6 +74,8 @@ def tune(request: TuneRequest, progress: Progress = quiet) -> TuneReport:
     stages = Stages()
     manifest = read_manifest(request.artifact)
     program, original = read_program(request.artifact, manifest)
+    backend = get_backend(manifest.backend)
+    program, original = place_both(program, original, backend.torch_device())
     plan = program.plan
     assert plan is not None, "read_program refuses artifacts without a plan"
     lengths = chosen_lengths(request.lengths, program, manifest.length_axis)
@@ -83,7 +86,7 @@ def tune(request: TuneRequest, progress: Progress = quiet) -> TuneReport:
             kernels.tune(progress)
             tables, nodes = kernels.tables(plan), kernels.node_times(plan, lengths[-1])
         measured = tuner.measured
-        library = linear_library(db, program, get_backend(manifest.backend).device())
+        library = linear_library(db, program, backend.device())
     lowered = Lowered.of(program, original, tables, manifest.backend, library)
     with stages("crossover"):
         crossover = measure_crossover(
@@ -92,7 +95,7 @@ def tune(request: TuneRequest, progress: Progress = quiet) -> TuneReport:
     facts = {
         **{name: getattr(manifest, name) for name in ("source", "kind", "dtype", "backend", "length_axis")},
         "versions": library_versions(),
-        "device": get_backend(manifest.backend).device().to_json(),
+        "device": backend.device().to_json(),
         "linear_library": library,
         "crossover": crossover.to_json(),
         "certificate": manifest.certificate,

@@ -49,7 +49,11 @@ def attend(
 
 def _heads(value: torch.Tensor, heads: list[int]) -> torch.Tensor:
     """Pick heads of `[B, H, S, D]`; unlike indexing with a list, this has a fast gradient."""
-    return value if heads == list(range(value.shape[1])) else value.index_select(1, torch.tensor(heads))
+    return (
+        value
+        if heads == list(range(value.shape[1]))
+        else value.index_select(1, torch.tensor(heads, device=value.device))
+    )
 
 
 def _local(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pattern: Pattern, site: Site) -> torch.Tensor:
@@ -76,7 +80,8 @@ def _local(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pattern: Pattern, 
         parts: torch.Tensor = padded.unflatten(2, (blocks, size))
         return parts.transpose(1, 2).flatten(0, 1)
 
-    visible = _visible(blocks, size, window, sinks, length, site.causal).repeat(batch, 1, 1)[:, None]
+    seen = _visible(blocks, size, window, sinks, length, site.causal).to(q.device)
+    visible = seen.repeat(batch, 1, 1)[:, None]
     out = F.scaled_dot_product_attention(
         blocked(q), around(k), around(v), attn_mask=visible, scale=site.scale
     )

@@ -123,10 +123,11 @@ def expand(
         dense: the dense model, for the degradation of the plan itself.
         kernel: computes a site's attention with all heads under one pattern.
     """
-    generator = torch.Generator().manual_seed(seed)
+    device = program.device
+    generator = torch.Generator(device).manual_seed(seed)
     own = Plan.dense(program.sites)
-    slope = [torch.zeros(len(unit.options), dtype=torch.float64) for unit in units]
-    curvature = [torch.zeros(len(unit.options), dtype=torch.float64) for unit in units]
+    slope = [torch.zeros(len(unit.options), dtype=torch.float64, device=device) for unit in units]
+    curvature = [torch.zeros(len(unit.options), dtype=torch.float64, device=device) for unit in units]
     base = 0.0
     tokens = 0
     for done, document in enumerate(documents):
@@ -160,7 +161,7 @@ def expand(
 
 def _run(program: Program, plan: Plan, batch: Batch, interface: Interface) -> tuple[list[_Tap], torch.Tensor]:
     tapped = _Tapped(program, plan)
-    outputs = tapped.run(*batch.inputs)
+    outputs = tapped.run(*(value.to(program.device) for value in batch.inputs))
     return tapped.taps, _rows(outputs, interface)
 
 
@@ -209,7 +210,8 @@ def _by_token(value: torch.Tensor) -> torch.Tensor:
 
 
 def _uniform(tap: _Tap, pattern: Pattern, kernel: Kernel) -> torch.Tensor:
-    params = torch.tensor([pattern.params()] * tap.site.q_heads, dtype=torch.int32)
+    shape = [pattern.params()] * tap.site.q_heads
+    params = torch.tensor(shape, dtype=torch.int32, device=tap.q.device)
     return kernel(tap.q, tap.k, tap.v, None, params, 0, tap.site.scale, tap.site.causal)
 
 

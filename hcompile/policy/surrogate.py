@@ -40,5 +40,7 @@ class Direction:
         return (F.normalize(rows, dim=-1) - F.normalize(dense, dim=-1)).square().sum() / 2
 
     def probe(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        signs = torch.randint(0, 2, rows.shape, generator=generator).to(rows.dtype) * 2 - 1
+        signs = (
+            torch.randint(0, 2, rows.shape, generator=generator, device=rows.device).to(rows.dtype) * 2 - 1
+        )
         return (F.normalize(rows, dim=-1) * signs).sum()

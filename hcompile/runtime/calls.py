@@ -27,6 +27,7 @@ class Signature:
     def __init__(self, program: Program) -> None:
         self._inputs = program.inputs
         self._dims = program.dims
+        self._device = program.device
         positional, keyword = program.input_tree
         # An argument that was exported by position may also be named, and the other way round, as in Python.
         self._order: list[Any] = [*positional, *keyword.values()]
@@ -78,8 +79,8 @@ class Signature:
                 continue
             if not isinstance(value, torch.Tensor):
                 raise UsageError(f"argument {spec.name!r} is a {type(value).__name__}: pass a tensor")
-            if value.device.type != "cpu":
-                raise UsageError(f"argument {spec.name!r} is on {value.device}: move it to the CPU")
+            if value.device != self._device:
+                raise UsageError(f"argument {spec.name!r} is on {value.device}: move it to {self._device}")
             if value.dtype != getattr(torch, spec.dtype):
                 raise UsageError(
                     f"argument {spec.name!r} is {value.dtype}, the model was exported with torch.{spec.dtype}"

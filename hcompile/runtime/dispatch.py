@@ -15,6 +15,7 @@ from hcompile.operator import Kernel, bind, chosen_by
 from hcompile.passes.lower import lower
 from hcompile.program import Program
 from hcompile.schedules.schedule import Schedule
+from hcompile.site import Site
 from hcompile.values import sha256_json
 
 
@@ -62,7 +63,7 @@ def bind_program(program: Program, tables: Mapping[str, ScheduleTable], backend_
     bindings = {}
     for site in program.sites:
         if site.name in tables:
-            bindings[site.name] = bind_table(tables[site.name], backend_name, dtype, site.head_dim)
+            bindings[site.name] = bind_table(tables[site.name], backend_name, dtype, site)
     return lower(program, bindings)
 
 
@@ -94,16 +95,20 @@ def compute_dtype(program: Program) -> str:
     return str(max(sizes, key=lambda dtype: sizes[dtype])).removeprefix("torch.")
 
 
-def bind_table(table: ScheduleTable, backend_name: str, dtype: str, head_dim: int) -> str:
+def bind_table(table: ScheduleTable, backend_name: str, dtype: str, site: Site) -> str:
     """Build the kernels of a table, bind them by length, and return the binding that a node names.
 
     Raises: as `bind_program`.
     """
     backend = get_backend(backend_name)
-    content = [backend_name, backend.kernel_source_hash(), dtype, head_dim, table.to_json()]
+    content = [backend_name, backend.kernel_source_hash(), dtype, site.head_dim, table.to_json()]
     binding = sha256_json(content)[:32]
     limits = [length for length, _ in table.entries]
-    kernels = [backend.load(backend.build(schedule, dtype, head_dim)) for _, schedule in table.entries]
+    built = [
+        backend.build(schedule, dtype, site.head_dim, group=site.group, causal=site.causal)
+        for _, schedule in table.entries
+    ]
+    kernels = [backend.load(path) for path in built]
     bind(binding, kernels[0] if len(kernels) == 1 else _by_length(limits, kernels))
     return binding
 

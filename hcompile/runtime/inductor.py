@@ -48,7 +48,7 @@ class CompiledGraph:
         tensors: Iterable[torch.Tensor] = self._tensors.values()
         if changed:
             tensors = [changed.get(name, tensor) for name, tensor in self._tensors.items()]
-        with torch.no_grad(), _no_autocast():
+        with torch.no_grad(), _no_autocast(self._program.device.type):
             # The compiled code reads its inputs as contiguous, which is how they were traced.
             return tuple(compiled(*tensors, *(value.contiguous() for value in flat_inputs)))
 
@@ -67,7 +67,7 @@ def _compile(program: Program, tensors: Mapping[str, torch.Tensor]) -> Callable[
 
     graph = _lift_tensors(program, tensors)
     # Inductor keeps global state: one compilation at a time, whoever asks torch for it.
-    with compile_lock, torch.inference_mode(False), torch.no_grad(), _no_autocast():
+    with compile_lock, torch.inference_mode(False), torch.no_grad(), _no_autocast(program.device.type):
         mode, fakes = _symbolic_inputs(program, tensors)
         for node, fake in zip(graph.find_nodes(op="placeholder"), fakes, strict=True):
             node.meta["val"] = fake
@@ -77,9 +77,9 @@ def _compile(program: Program, tensors: Mapping[str, torch.Tensor]) -> Callable[
     return compiled
 
 
-def _no_autocast() -> AbstractContextManager[None]:
+def _no_autocast(device: str) -> AbstractContextManager[None]:
     """Keep a caller's autocast out: the graph says which dtype each operator computes in."""
-    return torch.autocast("cpu", enabled=False)
+    return torch.autocast(device, enabled=False)
 
 
 @contextmanager
@@ -128,7 +128,8 @@ def _symbolic_inputs(program: Program, tensors: Mapping[str, torch.Tensor]) -> t
 
     fakes = [fake(name, value, value.shape) for name, value in tensors.items()]
     for spec in program.inputs:
-        example = torch.empty(example_shape(spec, hints), dtype=getattr(torch, spec.dtype))
+        shape, dtype = example_shape(spec, hints), getattr(torch, spec.dtype)
+        example = torch.empty(shape, dtype=dtype, device=program.device)
         fakes.append(fake(spec.name, example, spec.shape))
     return mode, fakes
 

@@ -73,13 +73,13 @@ def made_up_inputs(
         ]
         dtype = getattr(torch, spec.dtype)
         if spec.default == "ones" or dtype == torch.bool:
-            flat.append(torch.ones(shape, dtype=dtype))
+            flat.append(torch.ones(shape, dtype=dtype, device=program.device))
         elif dtype.is_floating_point:
-            flat.append(torch.randn(shape, generator=generator).to(dtype))
+            flat.append(torch.randn(shape, generator=generator).to(program.device, dtype))
         else:
-            flat.append(
-                torch.randint(0, vocabulary(program, spec.name) or 2, shape, generator=generator, dtype=dtype)
-            )
+            most = vocabulary(program, spec.name) or 2
+            ids = torch.randint(0, most, shape, generator=generator, dtype=dtype)
+            flat.append(ids.to(program.device))
     return flat
 
 

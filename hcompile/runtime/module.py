@@ -147,4 +147,5 @@ class CompiledModule:
             if value is not None:
                 sizes.update(zip(other.shape, value.shape, strict=True))
         shape = [size if isinstance(size, int) else sizes[size] for size in spec.shape]
-        return torch.ones(shape, dtype=getattr(torch, spec.dtype))
+        dtype, device = getattr(torch, spec.dtype), self._program.device
+        return torch.ones(shape, dtype=dtype, device=device)

@@ -15,7 +15,7 @@ from hcompile.patterns import Dense
 from hcompile.reference import attention_reference
 from hcompile.schedules import Schedule
 from hcompile.tuning.check import check, head_params
-from hcompile.tuning.timing import Rounds, host_us, time_calls
+from hcompile.tuning.timing import Rounds, kernel_clock, time_calls
 from hcompile.tuning_db.record import Status
 from hcompile.workload import Workload
 
@@ -76,15 +76,6 @@ class Bench:
         q, k, v, params = self._inputs[1]
         offset, scale = workload.kv_len - workload.q_len, workload.head_dim**-0.5
         return partial(kernel, q, k, v, None, params, offset, scale, workload.causal)
-
-
-def kernel_clock(device: str) -> Callable[[Callable[[], object]], float]:
-    """Return what times a kernel on this kind of device: in warm caches on a CPU, in cold ones on a GPU."""
-    if device == "cpu":
-        return host_us
-    from hcompile.tuning.gpu_clock import cold_us
-
-    return cold_us
 
 
 def _make_inputs(workload: Workload, device: str) -> tuple[torch.Tensor, ...]:

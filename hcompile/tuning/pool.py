@@ -17,7 +17,7 @@ from hcompile.tuning_db.record import Status
 START_LIMIT_S = 120.0
 """How long a worker may take to import its libraries."""
 
-MOST_WORKERS = 8
+MOST_WORKERS = 16
 """Each worker holds its own copy of the libraries, a few hundred MB."""
 
 _GRACE_S = 1.0

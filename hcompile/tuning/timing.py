@@ -47,6 +47,24 @@ def host_us(call: Callable[[], object]) -> float:
     return (time.perf_counter_ns() - start) / 1000
 
 
+def graph_clock(device: str) -> Callable[[Callable[[], object]], float]:
+    """Return what times a whole model on this kind of device: until all that a call starts is done."""
+    if device == "cpu":
+        return host_us
+    from hcompile.tuning.gpu_clock import settled_us
+
+    return settled_us
+
+
+def kernel_clock(device: str) -> Callable[[Callable[[], object]], float]:
+    """Return what times a kernel on this kind of device: from warm caches on a CPU, from cold ones on a GPU."""
+    if device == "cpu":
+        return host_us
+    from hcompile.tuning.gpu_clock import cold_us
+
+    return cold_us
+
+
 def time_calls(
     calls: Sequence[Callable[[], object]],
     rounds: Rounds,

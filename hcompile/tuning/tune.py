@@ -62,9 +62,10 @@ class Tuner:
         self._db = db
         self._options = options or TuneOptions()
         self._progress = progress
-        threads = self._backend.device().threads
+        device = self._backend.device()
+        threads = device.threads if device.kind == "cpu" else 1  # Of the host.
         self._measurer = Measurer(backend, threads, self._options.limits)
-        self._machine = Machine.of(self._backend.device())
+        self._machine = Machine.of(device)
         self._run_id = uuid.uuid4().hex
         self._deadline = time.monotonic() + self._options.search.time_limit_s
 

@@ -159,7 +159,7 @@ MANIFESTS: dict[str, tuple[dict[str, Any], str]] = {
     "newer": ({"schema": 2}, "it is of schema 2, this hcompile reads 1"),
     "an unknown field": ({"signature": "x"}, "unknown fields"),
     "code for a backend": ({"backend": "antigravity:fly"}, "is not one of hcompile's own"),
-    "a backend that does not exist": ({"backend": "cuda"}, "kernel backend 'cuda' is unknown"),
+    "a backend that does not exist": ({"backend": "vulkan"}, "kernel backend 'vulkan' is unknown"),
     "an unknown linear library": ({"linear_library": "blas"}, "linear library 'blas' is unknown"),
     "no axis": ({"length_axis": [0, 7]}, r"length_axis \[0, 7\] is no axis of an input"),
     "an axis before the first": ({"length_axis": [-1, 1]}, "length_axis is -1"),

@@ -90,7 +90,7 @@ WRONG: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
         {},
         "argument 'input_ids' has a size of 0: the export allows sizes of at least 1",
     ),
-    "another device": ((IDS.to("meta"),), {}, "argument 'input_ids' is on meta: move it to the CPU"),
+    "another device": ((IDS.to("meta"),), {}, "argument 'input_ids' is on meta: move it to cpu"),
 }
 
 

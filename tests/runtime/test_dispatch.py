@@ -76,7 +76,7 @@ def kernels_that_tell_their_schedule(monkeypatch: pytest.MonkeyPatch) -> Iterato
     """Build kernels that fill their output with the tile of their schedule."""
     backend = type(get_backend("tvm_cpu"))
 
-    def build(self: Any, schedule: Schedule, dtype: str, head_dim: int) -> int:
+    def build(self: Any, schedule: Schedule, dtype: str, head_dim: int, **calls: Any) -> int:
         return schedule["tile"]
 
     def load(self: Any, tile: int) -> Any:

@@ -103,8 +103,8 @@ def output_rows(outputs: Sequence[torch.Tensor], interface: Interface, name: str
 def row_valid(rows: torch.Tensor, batch: Batch, index: int) -> torch.Tensor:
     """Return bool `[tokens]`, which of a row's tokens count: all, unless the output has one per input token."""
     if batch.valid is None or batch.valid.shape[1] != rows.shape[1]:
-        return torch.ones(rows.shape[1], dtype=torch.bool)
-    return batch.valid[index]
+        return torch.ones(rows.shape[1], dtype=torch.bool, device=rows.device)
+    return batch.valid[index].to(rows.device)
 
 
 def check_finite(total: float, kind: str, where: str) -> None:

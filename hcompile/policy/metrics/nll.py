@@ -42,7 +42,7 @@ class NLL(Metric):
         scores = []
         for row, document in enumerate(batch.documents):
             valid = row_valid(expected, batch, row)
-            text = batch.tokens[row, valid][1:]
+            text = batch.tokens[row].to(valid.device)[valid][1:]
             before = _nll(expected[row, valid][:-1], text)
             after = _nll(found[row, valid][:-1], text)
             check_finite(before, "dense", document.name)
