@@ -54,7 +54,9 @@ class Kernel(Protocol):
 def empty_output(q: torch.Tensor) -> torch.Tensor:
     """Return the memory of an output `[B, H, S, D]` for these queries, which lies as `[B, S, H, D]`."""
     batch, heads, length, head_dim = q.shape
-    return q.new_empty((batch, length, heads, head_dim)).transpose(1, 2)
+    return q.new_empty_strided(
+        (batch, heads, length, head_dim), (length * heads * head_dim, head_dim, heads * head_dim, 1)
+    )
 
 
 def chosen_by(choose: Callable[[torch.Tensor], Kernel]) -> Kernel:

@@ -38,8 +38,6 @@ SHARED_BYTES = {
 class Source:
     """A kernel as calls of one kind have it.
 
-    Calls also specialise sizes that are 1 or multiples of 16, so that what runs may differ in some addresses.
-
     Attributes:
         types: Triton's type of each argument, in order; "constexpr" for constants.
         constants: the values of those.
@@ -120,9 +118,10 @@ def compile_ahead(source: Source, capability: int) -> Compiled:
     names = list(source.types)
     # Tensors of torch start at multiples of 16 bytes, and strides of most models' tensors are multiples of 16.
     whole = [
-        names.index(name)
-        for name, kind in source.types.items()
-        if kind.startswith("*") or (kind == "i32" and name.endswith(_STRIDES))
+        parameter.num
+        for parameter in source.kernel.params
+        if not parameter.do_not_specialize
+        and (source.types[parameter.name].startswith("*") or parameter.name.endswith(_STRIDES))
     ]
     made = _source_type(source.kernel)(
         fn=source.kernel,

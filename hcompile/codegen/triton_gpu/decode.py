@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import triton
 
 from hcompile.codegen.triton_gpu.ahead import Source, types_of
 from hcompile.codegen.triton_gpu.inputs import (
@@ -11,10 +10,11 @@ from hcompile.codegen.triton_gpu.inputs import (
     Counters,
     check_call,
     dense_rows,
+    facts_of,
     masked,
-    on_device_of,
 )
 from hcompile.codegen.triton_gpu.kernels.decode import decode
+from hcompile.codegen.triton_gpu.launch import Call, Launcher
 from hcompile.errors import KernelError
 from hcompile.operator import Kernel, empty_output
 from hcompile.schedules.schedule import Schedule
@@ -44,20 +44,24 @@ def source(
         "HAS_VALID": masked,
         "PAGE": page,
         "EARLY": bool(schedule["early"]),
-        "SPLITS": triton.next_power_of_2(schedule["splits"]),
+        "SPLITS": _power_of_two(schedule["splits"]),
         "KEYS": schedule["keys"],
         "HEAD": head_dim,
         "BLOCK_HEAD": block_head,
     }
     pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "o_ptr"), dtype)
-    pointers |= {"key_mask": "bool", "partial_out": "float32", "partial_sums": "float32"}
+    pointers |= {"key_mask": "bool", "partial": "float32"}
     types = types_of(decode, constants, pointers, ("head_params", "valid", "table", "arrived"))
     return Source(decode, types, constants, schedule["warps"], schedule["stages"])
 
 
 def tile_rows(group: int, q_len: int) -> int:
     """Return the rows of a tile: those of the queries, in a power of two, and 16 at least for the matrix unit."""
-    return max(16, int(triton.next_power_of_2(group * q_len)))
+    return max(16, _power_of_two(group * q_len))
+
+
+def _power_of_two(least: int) -> int:
+    return 1 << (least - 1).bit_length()
 
 
 def _check_table(table: torch.Tensor, q: torch.Tensor, kv_len: int, page: int) -> None:
@@ -84,9 +88,14 @@ def bind(schedule: Schedule) -> Kernel:
     With `table`, int32 `[B, pages a sequence]`, `k` and `v` are pages `[pages, Hkv, PAGE, D]`; that the pages it names
     are there is not checked. With `early`, no kernel just before a call may write `head_params`.
     """
-    keys, splits, warps, stages = (schedule[name] for name in ("keys", "splits", "warps", "stages"))
-    early = bool(schedule["early"])
+    keys, splits, early = schedule["keys"], schedule["splits"], bool(schedule["early"])
     counters = Counters()
+    launch = Launcher(
+        decode,
+        num_warps=schedule["warps"],
+        num_stages=schedule["stages"],
+        **({"launch_pdl": True} if early else {}),
+    )
 
     def kernel(
         q: torch.Tensor,
@@ -99,50 +108,68 @@ def bind(schedule: Schedule) -> Kernel:
         causal: bool,
         table: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        page = 0 if table is None else k.shape[2]
-        kv_len = q_offset + q.shape[2] if page else k.shape[2]
-        check_call(q, k, v, key_mask, head_params, scale, kv_len if page else None)
-        if table is not None:
-            _check_table(table, q, kv_len, page)
-        (batch, q_heads, q_len, head_dim), kv_heads = q.shape, k.shape[1]
+        more = None if table is None else (table.shape, table.stride(), table.dtype, table.device)
+        params = head_params.shape, head_params.dtype, head_params.device
+        facts = (params, more, q_offset, scale, causal, facts_of(q, k, v, key_mask))
+        call = launch.ready(facts)
+        if call is None:
+            page = 0 if table is None else k.shape[2]
+            kv_len = q_offset + q.shape[2] if page else k.shape[2]
+            check_call(q, k, v, key_mask, head_params, scale, kv_len if page else None)
+            if table is not None:
+                _check_table(table, q, kv_len, page)
+            if not q.numel():
+                return empty_output(q)
+            dense = dense_rows(q), dense_rows(k), dense_rows(v)
+            if not (dense[0] is q and dense[1] is k and dense[2] is v):
+                return kernel(*dense, key_mask, head_params, q_offset, scale, causal, table)
         out = empty_output(q)
-        if not out.numel():
-            return out
-        q, k, v, head_params = dense_rows(q), dense_rows(k), dense_rows(v), head_params.contiguous()
-        group = q_heads // kv_heads
+        if call is None:
+            masked_keys = key_mask is not None
+            call = prepare(facts, q, k, v, out, masked_keys, q_offset, scale, causal, table)
+        head_params = head_params.contiguous()
+        valid, mask = masked(head_params, key_mask)
+        partial = q.new_empty(call.workspace, dtype=torch.float32)
+        pages = head_params if table is None else table
+        arrived = counters.of(q, call.grid[1])
+        launch(call, (), (q, k, v, out, partial), (head_params, valid, mask, pages, arrived))
+        return out
+
+    def prepare(
+        facts: object,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        out: torch.Tensor,
+        masked_keys: bool,
+        q_offset: int,
+        scale: float,
+        causal: bool,
+        table: torch.Tensor | None,
+    ) -> Call:
+        (batch, q_heads, q_len, head_dim), kv_heads = q.shape, k.shape[1]
+        group, pairs = q_heads // kv_heads, batch * kv_heads
         rows = tile_rows(group, q_len)
         if rows > MOST_ROWS:
             raise KernelError(f"decode of {q_len} queries by {group} heads a group: use a prefill kernel")
-        block_head = padded_head(head_dim)
-        valid, mask = masked(head_params, key_mask)
-        pairs = batch * kv_heads
         if pairs > _MOST_PAIRS:
             raise KernelError(
                 f"decode of {batch} sequences with {kv_heads} KV heads: wanted {_MOST_PAIRS} pairs at most"
             )
-        partial_out = torch.empty((pairs, splits, rows, block_head), dtype=torch.float32, device=q.device)
-        partial_sums = torch.empty((pairs, splits, 2, rows), dtype=torch.float32, device=q.device)
-        with on_device_of(q):
-            decode[(splits, pairs)](
-                *(q, k, v, out, head_params, valid, mask, head_params if table is None else table),
-                *(partial_out, partial_sums, counters.of(q.device, pairs)),
-                *(kv_heads, q_len, kv_len, q_offset, splits, scale * LOG2_E),
-                *(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3]),
-                0 if table is None else table.stride(0),
-                group,
-                rows,
-                causal,
-                key_mask is not None,
-                page,
-                early,
-                triton.next_power_of_2(splits),
-                keys,
-                head_dim,
-                block_head,
-                num_warps=warps,
-                num_stages=stages,
-                **({"launch_pdl": True} if early else {}),
-            )
-        return out
+        page, table_row = (0, 0) if table is None else (k.shape[2], table.stride(0))
+        kv_len = q_offset + q_len if page else k.shape[2]
+        return launch.prepare(
+            facts,
+            q,
+            (splits, pairs),
+            sizes=(kv_heads, q_len, kv_len, q_offset, splits, table_row),
+            scale=scale * LOG2_E,
+            strides=(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3]),
+            constants=(
+                *(group, rows, causal, masked_keys, page, early),
+                *(_power_of_two(splits), keys, head_dim, padded_head(head_dim)),
+            ),
+            workspace=pairs * splits * rows * (padded_head(head_dim) + 2),
+        )
 
     return kernel

@@ -6,21 +6,22 @@ from functools import cache
 
 import torch
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from hcompile.codegen.triton_gpu.ahead import Source, types_of
-from hcompile.codegen.triton_gpu.heads import HeadOrders
+from hcompile.codegen.triton_gpu.descriptors import Described
+from hcompile.codegen.triton_gpu.heads import HeadOrder, HeadOrders
 from hcompile.codegen.triton_gpu.inputs import (
     LOG2_E,
     Counters,
     aligned,
     cache_bytes,
     check_call,
+    facts_of,
     masked,
     multiprocessors,
-    on_device_of,
 )
 from hcompile.codegen.triton_gpu.kernels.hopper_prefill import REGISTERS, hopper_prefill
+from hcompile.codegen.triton_gpu.launch import Call, Launcher
 from hcompile.errors import KernelError
 from hcompile.operator import Kernel, empty_output
 from hcompile.schedules.schedule import Schedule
@@ -29,7 +30,7 @@ from hcompile.schedules.templates.gpu_tiles import padded_head
 WARPS = 4
 CACHE_SHARE = 0.6
 """How much of the shared cache the keys and values of heads that are taken together may fill."""
-_ELEMENTS = {"bfloat16": gl.bfloat16, "float16": gl.float16}
+_ELEMENTS = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16}
 
 
 def source(
@@ -62,18 +63,29 @@ def source(
     types = types_of(hopper_prefill, constants, {"key_mask": "bool"}, integers)
     for name, count in (("q_desc", rows // 2), ("k_desc", keys), ("v_desc", keys), ("o_desc", rows // 2)):
         element = {"bfloat16": "bf16", "float16": "fp16"}[dtype]
-        types[name] = f"tensordesc<{element}[1,1,{count},{head}],{_layout(count, head, dtype)!r}>"
+        layout = _layout(count, head, getattr(torch, dtype))
+        types[name] = f"tensordesc<{element}[1,1,{count},{head}],{layout!r}>"
     return Source(hopper_prefill, types, constants, WARPS, registers=REGISTERS)
 
 
 @cache
-def _layout(count: int, head: int, dtype: str) -> gl.NVMMASharedLayout:
+def _layout(count: int, head: int, dtype: torch.dtype) -> gl.NVMMASharedLayout:
     return gl.NVMMASharedLayout.get_default_for([1, 1, count, head], _ELEMENTS[dtype])
 
 
-def _described(tensor: torch.Tensor, count: int, head: int) -> TensorDescriptor:
-    layout = _layout(count, head, str(tensor.dtype).removeprefix("torch."))
-    return TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), [1, 1, count, head], layout)
+def _lists(
+    lists: torch.Tensor | None, entries: torch.Tensor | None, tasks: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return lists as the kernel reads them. Raises: KernelError when they are not there, or not of so many tasks."""
+    if lists is None or entries is None or lists.numel() != tasks + 1:
+        raise KernelError(
+            f"attention: heads with lists want block_ptr of {tasks + 1} entries, and block_index"
+        )
+    if lists.dtype != torch.int32 or entries.dtype != torch.int32:
+        raise KernelError(
+            f"attention: block_ptr, block_index are {lists.dtype}, {entries.dtype}: wanted int32"
+        )
+    return lists.contiguous(), entries.contiguous()
 
 
 def bind(schedule: Schedule) -> Kernel:
@@ -81,6 +93,7 @@ def bind(schedule: Schedule) -> Kernel:
     orders, counters = HeadOrders(), Counters()
     rows, keys, stages = (schedule[name] for name in ("rows", "keys", "stages"))
     switches = tuple(bool(schedule[name]) for name in ("turns", "hold_q", "share"))
+    launch = Launcher(hopper_prefill, num_warps=WARPS, maxnreg=REGISTERS)
 
     def kernel(
         q: torch.Tensor,
@@ -94,53 +107,65 @@ def bind(schedule: Schedule) -> Kernel:
         block_ptr: torch.Tensor | None = None,
         block_index: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        check_call(q, k, v, key_mask, head_params, scale)
-        if str(q.dtype).removeprefix("torch.") not in _ELEMENTS:
-            raise KernelError(f"attention: no Hopper kernel for {q.dtype}: use bfloat16 or float16")
-        (batch, q_heads, q_len, head_dim), (_, kv_heads, kv_len, _) = q.shape, k.shape
+        order = orders.known(head_params)
+        facts = (q_offset, scale, causal, facts_of(q, k, v, key_mask))
+        call = launch.ready((order, facts))
+        if call is None or (q.data_ptr() | k.data_ptr() | v.data_ptr()) & 15:
+            check_call(q, k, v, key_mask, head_params, scale)
+            if q.dtype not in _ELEMENTS:
+                raise KernelError(f"attention: no Hopper kernel for {q.dtype}: use bfloat16 or float16")
+            if not q.numel() or not k.shape[2]:
+                return empty_output(q).zero_()
+            copies = aligned(q), aligned(k), aligned(v)
+            if not (copies[0] is q and copies[1] is k and copies[2] is v):
+                return kernel(*copies, key_mask, head_params, q_offset, scale, causal, block_ptr, block_index)
+            order = orders.of(head_params)
+            call = prepare((order, facts), q, k, v, key_mask, order, q_offset, scale, causal)
+        assert order is not None  # A call is ready for an order that is known.
+        lists = entries = head_params
+        if order.lists:
+            lists, entries = _lists(block_ptr, block_index, q.shape[0] * q.shape[1] * -(-q.shape[2] // rows))
         out = empty_output(q)
-        if not out.numel() or not kv_len:
-            return out.zero_()
-        q, k, v = aligned(q), aligned(k), aligned(v)
-        order = orders.of(head_params)
-        group, tiles = q_heads // kv_heads, -(-q_len // rows)
-        tasks = batch * q_heads * tiles
-        long_heads = order.long_heads(kv_len)
-        lists, entries = block_ptr, block_index
-        if not order.lists:
-            lists = entries = head_params
-        elif lists is None or entries is None or lists.numel() != tasks + 1:
-            raise KernelError(
-                f"attention: heads with lists want block_ptr of {tasks + 1} entries, and block_index"
-            )
-        elif lists.dtype != torch.int32 or entries.dtype != torch.int32:
-            raise KernelError(
-                f"attention: block_ptr, block_index are {lists.dtype}, {entries.dtype}: wanted int32"
-            )
-        head = padded_head(head_dim)
-        cached = int(CACHE_SHARE * cache_bytes(q.device.index)) // (2 * kv_len * head_dim * k.element_size())
         valid, mask = masked(head_params, key_mask)
-        section = min(max(1, cached) * group, batch * q_heads)
-        with on_device_of(q):
-            hopper_prefill[(min(tasks, multiprocessors(q.device.index)),)](
-                _described(q, rows // 2, head),
-                _described(k, keys, head),
-                _described(v, keys, head),
-                _described(out, rows // 2, head),
-                *(
-                    order.table,
-                    valid,
-                    mask,
-                    lists.contiguous(),
-                    entries.contiguous(),
-                    counters.of(q.device, 2),
-                ),
-                *(batch, long_heads, section, q_heads - long_heads, group),
-                *(q_len, kv_len, q_offset, tiles, tasks, scale * LOG2_E),
-                *(group, causal, key_mask is not None, order.lists, rows, keys, head, stages, *switches),
-                num_warps=WARPS,
-                maxnreg=REGISTERS,
-            )
+        others = (order.table, valid, mask, lists, entries, counters.of(q, 2))
+        launch(call, (q, k, v, out), (), others)
         return out
+
+    def prepare(
+        facts: object,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        key_mask: torch.Tensor | None,
+        order: HeadOrder,
+        q_offset: int,
+        scale: float,
+        causal: bool,
+    ) -> Call:
+        (batch, q_heads, q_len, head_dim), (_, kv_heads, kv_len, _) = q.shape, k.shape
+        head = padded_head(head_dim)
+        group, tiles = q_heads // kv_heads, -(-q_len // rows)
+        tasks, long_heads = batch * q_heads * tiles, order.long_heads(kv_len)
+        cached = int(CACHE_SHARE * cache_bytes(q.device.index)) // (2 * kv_len * head_dim * k.element_size())
+        section = min(max(1, cached) * group, batch * q_heads)
+        return launch.prepare(
+            facts,
+            q,
+            (min(tasks, multiprocessors(q.device.index)), 1),
+            sizes=(
+                *(batch, long_heads, section, q_heads - long_heads, group),
+                *(q_len, kv_len, q_offset, tiles, tasks),
+            ),
+            scale=scale * LOG2_E,
+            strides=(),
+            constants=(
+                *(group, causal, key_mask is not None, order.lists),
+                *(rows, keys, head, stages, *switches),
+            ),
+            described=tuple(
+                Described([1, 1, count, head], _layout(count, head, q.dtype))
+                for count in (rows // 2, keys, keys, rows // 2)
+            ),
+        )
 
     return kernel

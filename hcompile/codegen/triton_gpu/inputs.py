@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import torch
 
+from hcompile.codegen.triton_gpu.launch import current_stream
 from hcompile.errors import KernelError
 from hcompile.schedules.templates.gpu_tiles import LARGEST_HEAD_DIM
 
@@ -34,6 +34,19 @@ def masked(head_params: torch.Tensor, key_mask: torch.Tensor | None) -> tuple[to
     return valid_ranges(key_mask), key_mask.contiguous()
 
 
+def facts_of(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, key_mask: torch.Tensor | None
+) -> tuple[object, ...]:
+    """Return what `check_call` and a launch depend on, but for addresses, as a key: calls with one need one check."""
+    mask = None if key_mask is None else (key_mask.shape, key_mask.dtype, key_mask.device)
+    return (
+        *(q.shape, q.stride(), q.dtype, q.device),
+        *(k.shape, k.stride(), k.dtype, k.device),
+        *(v.shape, v.stride(), v.dtype, v.device),
+        mask,
+    )
+
+
 def check_call(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -51,37 +64,35 @@ def check_call(
     Raises:
         KernelError: the tensors do not fit each other, or no kernel computes this.
     """
-    if q.dim() != 4 or k.dim() != 4 or v.shape != k.shape or k.shape[3] != q.shape[3]:
-        raise KernelError(f"attention: k {tuple(k.shape)}, v {tuple(v.shape)} do not fit q {tuple(q.shape)}")
-    if paged_len is None and k.shape[0] != q.shape[0]:
-        raise KernelError(f"attention: k {tuple(k.shape)} does not fit q {tuple(q.shape)}: the batch differs")
-    kv_len = k.shape[2] if paged_len is None else paged_len
-    if not k.shape[1] or q.shape[1] % k.shape[1]:
-        raise KernelError(f"attention: {q.shape[1]} query heads are no multiple of {k.shape[1]} KV heads")
-    if q.shape[3] > LARGEST_HEAD_DIM or q.shape[3] % 8:
+    q_shape, k_shape = q.shape, k.shape  # Each look makes a new one: this runs at every call.
+    if len(q_shape) != 4 or len(k_shape) != 4 or v.shape != k_shape or k_shape[3] != q_shape[3]:
+        raise KernelError(f"attention: k {tuple(k_shape)}, v {tuple(v.shape)} do not fit q {tuple(q_shape)}")
+    batch, q_heads, _, head_dim = q_shape
+    k_batch, kv_heads, kv_len, _ = k_shape
+    if paged_len is not None:
+        kv_len = paged_len
+    elif k_batch != batch:
+        raise KernelError(f"attention: k {tuple(k_shape)} does not fit q {tuple(q_shape)}: the batch differs")
+    if not kv_heads or q_heads % kv_heads:
+        raise KernelError(f"attention: {q_heads} query heads are no multiple of {kv_heads} KV heads")
+    if head_dim > LARGEST_HEAD_DIM or head_dim % 8:
+        raise KernelError(f"attention: heads of {head_dim}: wanted a multiple of 8 up to {LARGEST_HEAD_DIM}")
+    dtype, device = q.dtype, q.device
+    if k.dtype != dtype or v.dtype != dtype:
+        raise KernelError(f"attention: q, k, v are {dtype}, {k.dtype}, {v.dtype}: wanted one dtype")
+    if head_params.shape != (q_heads, 2) or head_params.dtype != torch.int32:
         raise KernelError(
-            f"attention: heads of {q.shape[3]}: wanted a multiple of 8 up to {LARGEST_HEAD_DIM}"
+            f"attention: head_params is {head_params.dtype} {tuple(head_params.shape)}, wanted int32 [{q_heads}, 2]"
         )
-    if q.dtype != k.dtype or q.dtype != v.dtype:
-        raise KernelError(f"attention: q, k, v are {q.dtype}, {k.dtype}, {v.dtype}: wanted one dtype")
-    if head_params.shape != (q.shape[1], 2) or head_params.dtype != torch.int32:
+    if key_mask is not None and (key_mask.shape != (batch, kv_len) or key_mask.dtype != torch.bool):
         raise KernelError(
-            f"attention: head_params is {head_params.dtype} {tuple(head_params.shape)}, wanted int32 [{q.shape[1]}, 2]"
+            f"attention: key_mask is {key_mask.dtype} {tuple(key_mask.shape)}, wanted bool [{batch}, {kv_len}]"
         )
-    if key_mask is not None and (key_mask.shape != (q.shape[0], kv_len) or key_mask.dtype != torch.bool):
-        raise KernelError(
-            f"attention: key_mask is {key_mask.dtype} {tuple(key_mask.shape)}, wanted bool [{q.shape[0]}, {kv_len}]"
-        )
-    others = (k, v, head_params) if key_mask is None else (k, v, head_params, key_mask)
-    if any(tensor.device != q.device for tensor in others):
-        raise KernelError(f"attention: q is on {q.device}, and other tensors are not: move all to one device")
+    same = k.device == device and v.device == device and head_params.device == device
+    if not same or (key_mask is not None and key_mask.device != device):
+        raise KernelError(f"attention: q is on {device}, and other tensors are not: move all to one device")
     if scale <= 0:
         raise KernelError(f"attention: scale is {scale}, wanted above 0")
-
-
-def on_device_of(tensor: torch.Tensor) -> AbstractContextManager[object]:
-    """Return a context in which Triton launches where the tensor is."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def dense_rows(tensor: torch.Tensor) -> torch.Tensor:
@@ -91,12 +102,14 @@ def dense_rows(tensor: torch.Tensor) -> torch.Tensor:
 
 def aligned(tensor: torch.Tensor) -> torch.Tensor:
     """Return the tensor with rows that the copy engine can read: dense, apart, starting at multiples of 16 bytes."""
-    size = tensor.element_size()
-    whole = tensor.data_ptr() % 16 == 0 and all(
-        stride * size % 16 == 0 and (stride > 0 or length == 1)
-        for stride, length in zip(tensor.stride()[:-1], tensor.shape[:-1], strict=True)
-    )
-    return tensor if tensor.stride(3) == 1 and whole else tensor.clone(memory_format=torch.contiguous_format)
+    batch, head, row, element = tensor.stride()
+    whole = not (tensor.data_ptr() | (batch | head | row) * tensor.element_size()) & 15
+    if whole and not (batch and head and row):
+        # Of a dimension of one the stride does not matter; of others it must set elements apart.
+        whole = all(
+            stride or length == 1 for stride, length in zip(tensor.stride(), tensor.shape, strict=True)
+        )
+    return tensor if element == 1 and whole else tensor.clone(memory_format=torch.contiguous_format)
 
 
 @cache
@@ -118,23 +131,26 @@ class Counters:
     """
 
     def __init__(self) -> None:
-        self._of_streams: dict[tuple[torch.device, int], torch.Tensor] = {}
-        self._pools: dict[torch.device, torch.Tensor] = {}
+        self._of_streams: dict[tuple[int, int], torch.Tensor] = {}
+        self._pools: dict[int, torch.Tensor] = {}
 
-    def of(self, device: torch.device, count: int) -> torch.Tensor:
-        """Return at least `count` int32 zeros for a call on the current stream of a device."""
-        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            pool = self._pools.get(device)
+    def of(self, tensor: torch.Tensor, count: int) -> torch.Tensor:
+        """Return at least `count` int32 zeros for a call on the current stream of a tensor's device."""
+        index = tensor.get_device()
+        if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
+            pool = self._pools.get(index)
             if pool is None or pool.numel() < count:
-                return torch.zeros(count, dtype=torch.int32, device=device)  # Cleared at each replay.
-            self._pools[device] = pool[count:]
+                # Cleared at each replay.
+                return torch.zeros(count, dtype=torch.int32, device=tensor.device)
+            self._pools[index] = pool[count:]
             return pool[:count]
-        stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-        found = self._of_streams.get((device, stream))
+        stream = current_stream(index) if tensor.is_cuda else 0
+        found = self._of_streams.get((index, stream))
         if found is None or found.numel() < count:
-            if device.type == "cuda" and device not in self._pools:
-                self._pools[device] = torch.zeros(_POOL, dtype=torch.int32, device=device)
+            device = tensor.device
+            if tensor.is_cuda and index not in self._pools:
+                self._pools[index] = torch.zeros(_POOL, dtype=torch.int32, device=device)
                 torch.cuda.current_stream(device).synchronize()  # Other streams read them.
             found = torch.zeros(count, dtype=torch.int32, device=device)
-            self._of_streams[(device, stream)] = found
+            self._of_streams[(index, stream)] = found
         return found

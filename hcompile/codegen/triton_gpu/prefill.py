@@ -5,15 +5,16 @@ from __future__ import annotations
 import torch
 
 from hcompile.codegen.triton_gpu.ahead import Source, types_of
-from hcompile.codegen.triton_gpu.heads import HeadOrders
+from hcompile.codegen.triton_gpu.heads import HeadOrder, HeadOrders
 from hcompile.codegen.triton_gpu.inputs import (
     LOG2_E,
     check_call,
     dense_rows,
+    facts_of,
     masked,
-    on_device_of,
 )
 from hcompile.codegen.triton_gpu.kernels.prefill import prefill
+from hcompile.codegen.triton_gpu.launch import Call, Launcher
 from hcompile.errors import KernelError
 from hcompile.operator import Kernel, empty_output
 from hcompile.schedules.schedule import Schedule
@@ -41,7 +42,8 @@ def source(
 def bind(schedule: Schedule) -> Kernel:
     """Return the kernel of a schedule."""
     orders = HeadOrders()
-    rows, keys, warps, stages = (schedule[name] for name in ("rows", "keys", "warps", "stages"))
+    rows, keys = schedule["rows"], schedule["keys"]
+    launch = Launcher(prefill, num_warps=schedule["warps"], num_stages=schedule["stages"])
 
     def kernel(
         q: torch.Tensor,
@@ -53,32 +55,53 @@ def bind(schedule: Schedule) -> Kernel:
         scale: float,
         causal: bool,
     ) -> torch.Tensor:
-        check_call(q, k, v, key_mask, head_params, scale)
-        (batch, q_heads, q_len, head_dim), (_, kv_heads, kv_len, _) = q.shape, k.shape
+        order = orders.known(head_params)
+        facts = (q_offset, scale, causal, facts_of(q, k, v, key_mask))
+        call = launch.ready((order, facts))
+        if call is None:
+            check_call(q, k, v, key_mask, head_params, scale)
+            dense = dense_rows(q), dense_rows(k), dense_rows(v)
+            if not (dense[0] is q and dense[1] is k and dense[2] is v):
+                return kernel(*dense, key_mask, head_params, q_offset, scale, causal)
+            if not q.numel():
+                return empty_output(q)
+            order = orders.of(head_params)
+            if order.lists:
+                raise KernelError("attention: heads with lists want the Hopper kernel")
+        assert order is not None  # A call is ready for an order that is known.
         out = empty_output(q)
-        if not out.numel():
-            return out
-        q, k, v = dense_rows(q), dense_rows(k), dense_rows(v)
-        order = orders.of(head_params)
-        if order.lists:
-            raise KernelError("attention: heads with lists want the Hopper kernel")
-        tiles = -(-q_len // rows)
+        if call is None:
+            masked_keys = key_mask is not None
+            call = prepare((order, facts), q, k, v, out, masked_keys, order, q_offset, scale, causal)
         valid, mask = masked(head_params, key_mask)
-        with on_device_of(q):
-            prefill[(batch * q_heads * tiles,)](
-                *(q, k, v, out, order.table, valid, mask),
-                *(batch, order.long_heads(kv_len), q_len, kv_len, q_offset, tiles, scale * LOG2_E),
-                *(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3]),
-                q_heads // kv_heads,
-                causal,
-                key_mask is not None,
-                rows,
-                keys,
-                head_dim,
-                padded_head(head_dim),
-                num_warps=warps,
-                num_stages=stages,
-            )
+        launch(call, (), (q, k, v, out), (order.table, valid, mask))
         return out
+
+    def prepare(
+        facts: object,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        out: torch.Tensor,
+        masked_keys: bool,
+        order: HeadOrder,
+        q_offset: int,
+        scale: float,
+        causal: bool,
+    ) -> Call:
+        (batch, q_heads, q_len, head_dim), (_, kv_heads, kv_len, _) = q.shape, k.shape
+        tiles = -(-q_len // rows)
+        return launch.prepare(
+            facts,
+            q,
+            (batch * q_heads * tiles, 1),
+            sizes=(batch, order.long_heads(kv_len), q_len, kv_len, q_offset, tiles),
+            scale=scale * LOG2_E,
+            strides=(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3]),
+            constants=(
+                *(q_heads // kv_heads, causal, masked_keys),
+                *(rows, keys, head_dim, padded_head(head_dim)),
+            ),
+        )
 
     return kernel

@@ -105,6 +105,62 @@ def test_a_graph_replays_to_the_same_output_again_and_again(
         torch.testing.assert_close(out, wanted, rtol=0, atol=0)
 
 
+def compiled() -> int:
+    """How many variants of the kernels Triton has compiled or read from its cache."""
+    from hcompile.codegen.triton_gpu.kernels.decode import decode
+    from hcompile.codegen.triton_gpu.kernels.hopper_prefill import hopper_prefill
+    from hcompile.codegen.triton_gpu.kernels.prefill import prefill
+
+    kernels: tuple[Any, ...] = decode, hopper_prefill, prefill
+    return sum(len(each[0]) for kernel in kernels for each in kernel.device_caches.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "queries"),
+    [("decode", 1), ("decode-early", 1), ("hopper", 0), ("hopper-64", 0), ("portable", 0)],
+)
+def test_other_lengths_compile_nothing_and_are_launched_as_triton_would(
+    made: dict[str, Any], monkeypatch: pytest.MonkeyPatch, name: str, queries: int
+) -> None:
+    from hcompile.codegen.triton_gpu import launch
+
+    kernel = kernel_of(made, name)
+    q, k, v, params, offset = call(1000, queries or 1000)
+    kernel(q, k, v, None, params, offset, 0.09, True)
+    before, ask = compiled(), launch.Launcher._by_triton
+    by_triton: list[object] = []
+
+    def noted(self: launch.Launcher, *given: Any) -> None:
+        by_triton.append(given)
+        ask(self, *given)
+
+    monkeypatch.setattr(launch.Launcher, "_by_triton", noted)
+    for length in (1, 16, 77, 1000, 1024, 2049):
+        q, k, v, _, offset = call(length, queries or length)
+        outs = [kernel(q, k, v, None, params, offset, 0.09, True) for _ in range(3)]
+        assert not by_triton
+        with monkeypatch.context() as patch:
+            patch.setattr(launch, "_watched", lambda: True)
+            wanted = kernel(q, k, v, None, params, offset, 0.09, True)
+        assert by_triton.pop()
+        for out in outs:
+            torch.testing.assert_close(out, wanted, rtol=0, atol=0)
+    assert compiled() == before
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
+@pytest.mark.parametrize(("name", "queries"), [("decode", 1), ("hopper", 500), ("portable", 500)])
+def test_a_kernel_runs_where_its_tensors_are(made: dict[str, Any], name: str, queries: int) -> None:
+    kernel = kernel_of(made, name)
+    q, k, v, params, offset = call(500, queries)
+    wanted = kernel(q, k, v, None, params, offset, 0.09, True)
+    others = [each.to("cuda:1") for each in (q, k, v, params)]
+    for _ in range(2):
+        out = kernel(*others[:3], None, others[3], offset, 0.09, True)
+        assert out.device.index == 1
+        torch.testing.assert_close(out.to("cuda:0"), wanted, rtol=0, atol=0)
+
+
 def test_the_operator_compiles_without_breaks_and_not_anew_for_each_length(made: dict[str, Any]) -> None:
     from torch._dynamo.testing import CompileCounterWithBackend
 

@@ -60,12 +60,18 @@ def _block(
     return new, total * decay + tl.sum(weights, 1), out
 
 
-@triton.jit
+# Sizes are not looked at: a growing cache would be compiled for anew. Strides and the pointers to rows are, for wide
+# loads; the other pointers are read element by element.
+@triton.jit(
+    do_not_specialize=(
+        "head_params", "valid", "key_mask", "table", "arrived",
+        "kv_heads", "q_len", "kv_len", "q_offset", "splits", "table_row", "scale",
+    )
+)  # fmt: skip
 def decode(
-    q_ptr, k_ptr, v_ptr, o_ptr, head_params, valid, key_mask, table,
-    partial_out, partial_sums, arrived,
-    kv_heads, q_len, kv_len, q_offset, splits, scale,
-    q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, o_batch, o_head, o_row, table_row,
+    q_ptr, k_ptr, v_ptr, o_ptr, partial, head_params, valid, key_mask, table, arrived,
+    kv_heads, q_len, kv_len, q_offset, splits, table_row, scale,
+    q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, o_batch, o_head, o_row,
     GROUP: tl.constexpr, ROWS: tl.constexpr, CAUSAL: tl.constexpr, HAS_VALID: tl.constexpr, PAGE: tl.constexpr,
     EARLY: tl.constexpr, SPLITS: tl.constexpr, KEYS: tl.constexpr, HEAD: tl.constexpr, BLOCK_HEAD: tl.constexpr,
 ):  # fmt: skip
@@ -148,10 +154,12 @@ def decode(
             tl.store(o_at, (out * inverse[:, None]).to(o_ptr.dtype.element_ty), mask=whole)
     elif split < parts:
         slot = pair * splits
+        # The sums stand behind all parts of the output.
+        partial_sums = partial + tl.num_programs(1).to(tl.int64) * splits * ROWS * BLOCK_HEAD
         own_sums = partial_sums + (slot + split).to(tl.int64) * 2 * ROWS
         tl.store(own_sums + rows, peak)
         tl.store(own_sums + ROWS + rows, total)
-        own_out = partial_out + (slot + split).to(tl.int64) * ROWS * BLOCK_HEAD
+        own_out = partial + (slot + split).to(tl.int64) * ROWS * BLOCK_HEAD
         tl.store(own_out + rows[:, None] * BLOCK_HEAD + elements[None, :], out, mask=whole)
         tl.debug_barrier()
         before = tl.atomic_add(arrived + pair, 1, sem="acq_rel", scope="gpu")
@@ -170,7 +178,7 @@ def decode(
             out = tl.zeros([ROWS, BLOCK_HEAD], tl.float32)
             for part in tl.range(0, parts, loop_unroll_factor=4):
                 worth = tl.exp2(tl.load(sums + part * 2 * ROWS + rows, cache_modifier=".cg") - base)
-                part_out = partial_out + (slot + part).to(tl.int64) * ROWS * BLOCK_HEAD
+                part_out = partial + (slot + part).to(tl.int64) * ROWS * BLOCK_HEAD
                 part_rows = part_out + rows[:, None] * BLOCK_HEAD + elements[None, :]
                 out += worth[:, None] * tl.load(part_rows, mask=whole, other=0.0, cache_modifier=".cg")
             inverse = tl.where(total > 0.0, 1.0 / total, 0.0)

@@ -282,7 +282,14 @@ def _multiply(
     tma.store_wait(0)
 
 
-@gluon.jit
+# Sizes are not looked at: a growing cache would be compiled for anew. The pointers are read element by element.
+@gluon.jit(
+    do_not_specialize=(
+        "heads", "valid", "key_mask", "list_ptr", "list_index", "counters",
+        "batch", "long_heads", "long_section", "short_heads", "short_section",
+        "q_len", "kv_len", "q_offset", "tiles", "tasks", "scale",
+    )
+)  # fmt: skip
 def hopper_prefill(
     q_desc, k_desc, v_desc, o_desc, heads, valid, key_mask, list_ptr, list_index, counters,
     batch, long_heads, long_section, short_heads, short_section, q_len, kv_len, q_offset, tiles, tasks, scale,

@@ -12,7 +12,13 @@ import triton.language as tl
 from hcompile.codegen.triton_gpu.kernels.visible import seen_pairs, visited
 
 
-@triton.jit
+# Sizes are not looked at: a growing cache would be compiled for anew. Strides and the pointers to rows are, for wide
+# loads; the other pointers are read element by element.
+@triton.jit(
+    do_not_specialize=(
+        "heads", "valid", "key_mask", "batch", "long_heads", "q_len", "kv_len", "q_offset", "tiles", "scale",
+    )
+)  # fmt: skip
 def prefill(
     q_ptr, k_ptr, v_ptr, o_ptr, heads, valid, key_mask,
     batch, long_heads, q_len, kv_len, q_offset, tiles, scale,
