@@ -107,7 +107,7 @@ def first(home: Path, model: ImportedModel) -> OptimizeReport:
 
 
 def test_a_module_becomes_an_artifact_within_its_budget(first: OptimizeReport, reader: Reader) -> None:
-    assert first.outcome == "hybrid", (first.policy["why_dense"], first.policy["latency_us"], first.certificate)
+    assert first.outcome == "hybrid", (first.policy, first.certificate)
     assert first.kernels_measured > 0
     assert first.removed[LENGTH] > 0
     assert first.certificate is not None and first.certificate["holds"]

@@ -16,8 +16,11 @@ from triton.compiler import ASTSource
 from hcompile.errors import KernelError
 from hcompile.schedules.template import GpuProblem
 
-_SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "bool": "i1"}
+_SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "bool": "u1", "int32": "i32"}
 _STRIDES = ("_batch", "_head", "_row")
+_LISTS_CONSTANTS = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 9)
+"""Whether a call's source says of constants too that nothing is assumed of them; what it says is part of its name in
+Triton's cache, where the first call finds what was compiled ahead."""
 MULTIPROCESSOR_REGISTERS = 65_536
 """Of 32 bits, on every capability below (CUDA C++ Programming Guide, compute capabilities)."""
 SHARED_BYTES = {
@@ -127,7 +130,8 @@ def compile_ahead(source: Source, capability: int) -> Compiled:
         fn=source.kernel,
         signature=dict(source.types),
         constexprs={(names.index(name),): value for name, value in source.constants.items()},
-        attrs={(index,): [["tt.divisibility", 16]] for index in whole},
+        attrs={(index,): [["tt.divisibility", 16]] for index in whole}
+        | _of_constants(names, source.constants),
     )
     options: dict[str, int] = {"num_warps": source.warps, "num_stages": source.stages}
     if source.registers is not None:
@@ -142,6 +146,10 @@ def compile_ahead(source: Source, capability: int) -> Compiled:
     cubin = compiled.asm["cubin"]
     registers, stack_bytes = _usage(cubin)
     return Compiled(cubin, compiled.asm["ptx"], compiled.metadata.shared, registers, stack_bytes)
+
+
+def _of_constants(names: list[str], constants: Mapping[str, object]) -> dict[tuple[int], list[object]]:
+    return {(names.index(name),): [] for name in constants} if _LISTS_CONSTANTS else {}
 
 
 def _source_type(kernel: Any) -> Any:

@@ -50,7 +50,7 @@ def source(
         "BLOCK_HEAD": block_head,
     }
     pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "o_ptr"), dtype)
-    pointers |= {"key_mask": "bool", "partial": "float32"}
+    pointers |= {"key_mask": "bool" if masked else "int32", "partial": "float32"}
     types = types_of(decode, constants, pointers, ("head_params", "valid", "table", "arrived"))
     return Source(decode, types, constants, schedule["warps"], schedule["stages"])
 

@@ -60,11 +60,11 @@ def source(
         "SHARE": bool(schedule["share"]),
     }
     integers = ("heads", "valid", "list_ptr", "list_index", "counters")
-    types = types_of(hopper_prefill, constants, {"key_mask": "bool"}, integers)
+    types = types_of(hopper_prefill, constants, {"key_mask": "bool" if masked else "int32"}, integers)
     for name, count in (("q_desc", rows // 2), ("k_desc", keys), ("v_desc", keys), ("o_desc", rows // 2)):
         element = {"bfloat16": "bf16", "float16": "fp16"}[dtype]
         layout = _layout(count, head, getattr(torch, dtype))
-        types[name] = f"tensordesc<{element}[1,1,{count},{head}],{layout!r}>"
+        types[name] = f"tensordesc<{element}[1, 1, {count}, {head}],{layout!r}>"
     return Source(hopper_prefill, types, constants, WARPS, registers=REGISTERS)
 
 

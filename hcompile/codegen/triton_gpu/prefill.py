@@ -34,7 +34,10 @@ def source(
         "HEAD": head_dim,
         "BLOCK_HEAD": padded_head(head_dim),
     }
-    pointers = {**dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "o_ptr"), dtype), "key_mask": "bool"}
+    pointers = {
+        **dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "o_ptr"), dtype),
+        "key_mask": "bool" if masked else "int32",
+    }
     types = types_of(prefill, constants, pointers, ("heads", "valid"))
     return Source(prefill, types, constants, schedule["warps"], schedule["stages"])
 
