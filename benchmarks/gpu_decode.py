@@ -31,9 +31,10 @@ from benchmarks.gpu_prefill import (
     relative_error,
     sdpa,
 )
-from benchmarks.gpu_timing import ceilings, gpu, time_gpu, versions
+from benchmarks.gpu_timing import ceilings, time_gpu, versions
 from benchmarks.record import RESULTS, paired, save, spread
 from hcompile.codegen.triton_gpu.decode import bind
+from hcompile.codegen.triton_gpu.machine import this_gpu
 from hcompile.patterns import Dense, Local, Pattern
 from hcompile.reference import attention_reference
 from hcompile.schedules import Schedule
@@ -76,7 +77,7 @@ def main() -> None:
         click.echo(row)
     measured["one"] = measure_one(131072, Local(1024, 64), options.rounds)
     click.echo(measured["one"])
-    click.echo(save("gpu-decode", gpu(), measured, options.results))
+    click.echo(save("gpu-decode", this_gpu(), measured, options.results))
 
 
 def measure(

@@ -25,9 +25,10 @@ import torch.nn.functional as F
 
 from benchmarks.gpu_decode import ONES
 from benchmarks.gpu_prefill import HEADS, KV_HEADS, heads, space
-from benchmarks.gpu_timing import gpu, versions
+from benchmarks.gpu_timing import versions
 from benchmarks.record import RESULTS, save, spread
 from hcompile.codegen.triton_gpu import decode, hopper_prefill, prefill
+from hcompile.codegen.triton_gpu.machine import this_gpu
 from hcompile.operator import Kernel
 from hcompile.patterns import Dense
 from hcompile.schedules import Schedule
@@ -53,7 +54,7 @@ def main() -> None:
     for name, spread_us in times_us.items():
         click.echo(f"{name}: {spread_us['median']:.1f} us a call")
     measured = {"versions": versions(), "calls_a_round": CALLS, "us_a_call": times_us}
-    click.echo(save("gpu-host-time", gpu(), measured, options.results))
+    click.echo(save("gpu-host-time", this_gpu(), measured, options.results))
 
 
 def measure(rounds: int) -> dict[str, Any]:

@@ -25,10 +25,11 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from benchmarks.gpu_timing import ceilings, gpu, time_gpu, versions
+from benchmarks.gpu_timing import ceilings, time_gpu, versions
 from benchmarks.record import RESULTS, paired, save, spread
 from hcompile.codegen.triton_gpu.ahead import problem_of
 from hcompile.codegen.triton_gpu.hopper_prefill import bind
+from hcompile.codegen.triton_gpu.machine import this_gpu
 from hcompile.patterns import Dense, Local, Pattern
 from hcompile.reference import attention_reference
 from hcompile.schedules import Schedule, Space
@@ -89,7 +90,7 @@ def main() -> None:
         for length in (8192, 65536):
             measured["mixed"].append(measure_mixed(length, options.rounds))
             click.echo(measured["mixed"][-1])
-    click.echo(save("gpu-prefill", gpu(), measured, options.results))
+    click.echo(save("gpu-prefill", this_gpu(), measured, options.results))
 
 
 def schedules(row: Row) -> dict[str, Schedule]:

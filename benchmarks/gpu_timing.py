@@ -11,19 +11,12 @@ from statistics import median
 
 import torch
 
-from hcompile.tuning_db.key import Device
+from hcompile.tuning.gpu_clock import enqueue
 from hcompile.versions import library_versions
-
-FLUSH_BYTES = 256 * 2**20
-"""Read before each call: several times the second-level cache. Written lines would go back to memory on its time."""
-LEAD_CYCLES = 2_000_000
-"""The device waits this long before each call, about 1 ms, so that the host has launched it by then. With 0.2 ms the
-first call of a round, after which the host waits, came out up to a third slower than it is."""
 
 
 def time_gpu(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Time calls in turn (A, B, A, B, ...), each from cold caches. Returns microseconds of each round by name."""
-    flush = torch.zeros(FLUSH_BYTES // 8, dtype=torch.int64, device="cuda")
     for call in calls.values():
         for _ in range(2):
             call()
@@ -33,13 +26,7 @@ def time_gpu(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str
     for turn in range(rounds):
         first = turn % len(order)
         for name, call in order[first:] + order[:first]:
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            flush.sum()
-            torch.cuda._sleep(LEAD_CYCLES)
-            start.record()
-            call()
-            end.record()
-            events[name].append((start, end))
+            events[name].append(enqueue(call))
         torch.cuda.synchronize()
     return {name: [start.elapsed_time(end) * 1000 for start, end in pairs] for name, pairs in events.items()}
 
@@ -56,19 +43,6 @@ def ceilings() -> dict[str, float]:
         "read_tbps": round(2**31 / middle["read"] / 1e6, 3),
         "copy_tbps": round(2 * 2**31 / middle["copy"] / 1e6, 3),
     }
-
-
-def gpu() -> Device:
-    """Return the facts of the current GPU; its cores are multiprocessors."""
-    facts = torch.cuda.get_device_properties(torch.cuda.current_device())
-    return Device(
-        kind="cuda",
-        model=facts.name,
-        isa=f"sm_{facts.major}{facts.minor}",
-        cores=facts.multi_processor_count,
-        threads=facts.multi_processor_count * facts.max_threads_per_multi_processor,
-        memory_class=f"{facts.total_memory >> 30}GiB",
-    )
 
 
 def versions() -> dict[str, str]:

@@ -62,16 +62,17 @@ def open_model(path: Path, plan: Path | None) -> tuple[Program, Lowered]:
     return program, Lowered.of(program, None, safe_tables(program, "tvm_cpu"), "tvm_cpu", "default")
 
 
-def logits_of(graph: Callable[..., Sequence[Tensor]], interface: Interface) -> Logits:
-    """Return the graph as a function of byte ids `[B, S]`."""
+def logits_of(graph: Callable[..., Sequence[Tensor]], interface: Interface, device: torch.device) -> Logits:
+    """Return the graph on a device as a function of byte ids `[B, S]`, ids and logits on the CPU."""
 
     def run(ids: Tensor) -> Tensor:
+        ids = ids.to(device)
         flat = [
             ids if index == interface.tokens else torch.ones_like(ids)
             for index in range(len(interface.inputs))
         ]
         with torch.inference_mode():
-            return graph(*flat)[interface.output]
+            return graph(*flat)[interface.output].cpu()
 
     return run
 
@@ -144,7 +145,7 @@ def main(model: Path, plan: Path | None, documents: int, length: int, seed: int,
     chosen = program.plan
     assert chosen is not None
     interface = Interface.of(program)
-    dense, hybrid = logits_of(lowered.dense, interface), logits_of(lowered.hybrid, interface)
+    dense, hybrid = (logits_of(graph, interface, program.device) for graph in (lowered.dense, lowered.hybrid))
     files = spread(standard_library(length), documents)
     report = {
         "model": model.name,

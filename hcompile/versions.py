@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from importlib import metadata
 
-_LIBRARIES = {"hcompile": "hcompile", "torch": "torch", "tvm": "apache-tvm", "tvm_ffi": "apache-tvm-ffi"}
+_LIBRARIES = {
+    "hcompile": "hcompile",
+    "torch": "torch",
+    "triton": "triton",
+    "tvm": "apache-tvm",
+    "tvm_ffi": "apache-tvm-ffi",
+}
 
 
 def library_versions() -> dict[str, str]:

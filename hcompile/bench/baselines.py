@@ -33,7 +33,7 @@ def dense_candidates(program: Program) -> dict[str, Call]:
     }
     if program.device.type == "cuda":
         # Compiled anew: which of torch's implementations runs is decided when a graph is traced.
-        again = bind_tensors(dense.graph.graph, dense.tensors)
+        again = bind_tensors(dense.edit(), dense.tensors)
         candidates["compiled static, cuDNN"] = _on_cudnn(
             _without_gradients(torch.compile(again, dynamic=False))
         )

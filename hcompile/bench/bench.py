@@ -13,7 +13,7 @@ import torch
 
 from hcompile.artifact.load import Opened, open_artifact
 from hcompile.bench.baselines import dense_candidates, without_attention
-from hcompile.bench.memory import call_peak_bytes
+from hcompile.bench.memory import SIDES, call_peak_bytes, device_peak_bytes
 from hcompile.bench.report import BenchReport, LengthResult, Spread
 from hcompile.errors import UsageError
 from hcompile.passes.linear import use_library
@@ -121,11 +121,12 @@ def _at_length(
     ratios = sorted(d / m for d, m in zip(times[strongest], times["module"], strict=True))
     tenths = quantiles(ratios, n=10, method="inclusive")
     sites = opened.program.sites
-    peaks = (
-        {side: call_peak_bytes(request.artifact, side, length) for side in ("hybrid", "dense")}
-        if request.memory
-        else {}
-    )
+    peaks = {}
+    if request.memory and opened.program.device.type == "cpu":
+        peaks = {side: call_peak_bytes(request.artifact, side, length) for side in SIDES}
+    elif request.memory:
+        sides = zip(SIDES, (calls["module"], calls[strongest]), strict=True)
+        peaks = {side: device_peak_bytes(call) for side, call in sides}
     return LengthResult(
         length=length,
         module=Spread.of(times["module"]),

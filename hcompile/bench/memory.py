@@ -1,4 +1,4 @@
-"""Peak memory of one call, measured in a process of its own, less what the imports and the model take.
+"""Peak memory of one call: on a CPU measured in a process of its own, less what the imports and the model take.
 
 python -m hcompile.bench.memory ARTIFACT hybrid|dense LENGTH    prints the bytes
 """
@@ -22,8 +22,7 @@ it served before: the same call was seen to take 145 to 170 MB."""
 
 
 def call_peak_bytes(artifact: Path, side: str, length: int) -> int:
-    """Return how far one call of `length` tokens raises the memory of a fresh process, in bytes: what is resident on
-    a CPU, what is allocated on a GPU.
+    """Return how far one call of `length` tokens raises the resident memory of a fresh process, in bytes.
 
     Raises:
         EnvironmentFault: the system keeps no such count (it is Linux's /proc), or the process failed.
@@ -44,23 +43,7 @@ def call_peak_bytes(artifact: Path, side: str, length: int) -> int:
     return int(done.stdout)
 
 
-def _measure(artifact: str, side: str, length: int) -> int:
-    from hcompile.artifact.load import open_artifact
-
-    opened = open_artifact(artifact)
-    graph = opened.lowered.hybrid if side == "hybrid" else opened.lowered.dense
-    # A short call compiles the graph and builds the kernels, so that the long one shows the call alone.
-    graph(*opened.inputs(min(128, length)))
-    flat = opened.inputs(length)
-    if opened.program.device.type == "cuda":
-        return _device_peak_bytes(lambda: graph(*flat))
-    before = _status_bytes("VmRSS")
-    (_PROC / "clear_refs").write_text("5")  # resets the high-water mark (proc(5))
-    graph(*flat)
-    return _status_bytes("VmHWM") - before
-
-
-def _device_peak_bytes(call: Callable[[], object]) -> int:
+def device_peak_bytes(call: Callable[[], object]) -> int:
     """Return what a call adds to the memory that torch has handed out on the device; our kernels take all theirs so."""
     import torch
 
@@ -70,6 +53,20 @@ def _device_peak_bytes(call: Callable[[], object]) -> int:
     call()
     torch.cuda.synchronize()
     return torch.cuda.max_memory_allocated() - before
+
+
+def _measure(artifact: str, side: str, length: int) -> int:
+    from hcompile.artifact.load import open_artifact
+
+    opened = open_artifact(artifact)
+    graph = opened.lowered.hybrid if side == "hybrid" else opened.lowered.dense
+    # A short call compiles the graph and builds the kernels, so that the long one shows the call alone.
+    graph(*opened.inputs(min(128, length)))
+    flat = opened.inputs(length)
+    before = _status_bytes("VmRSS")
+    (_PROC / "clear_refs").write_text("5")  # resets the high-water mark (proc(5))
+    graph(*flat)
+    return _status_bytes("VmHWM") - before
 
 
 def _status_bytes(field: str) -> int:
