@@ -145,7 +145,9 @@ def main(model: Path, plan: Path | None, documents: int, length: int, seed: int,
     chosen = program.plan
     assert chosen is not None
     interface = Interface.of(program)
-    dense, hybrid = (logits_of(graph, interface, program.device) for graph in (lowered.dense, lowered.hybrid))
+    dense, hybrid = (
+        logits_of(graph, interface, program.device) for graph in (lowered.dense, lowered.hybrid_unpadded)
+    )
     files = spread(standard_library(length), documents)
     report = {
         "model": model.name,

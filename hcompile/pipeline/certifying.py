@@ -18,7 +18,6 @@ from hcompile.policy.metrics.base import Metric
 from hcompile.policy.text import Encoder, encoder_of
 from hcompile.program import Program
 from hcompile.progress import Progress
-from hcompile.runtime.inductor import CompiledGraph
 from hcompile.runtime.inputs import vocabulary
 from hcompile.runtime.module import Lowered
 
@@ -46,7 +45,7 @@ def certify_lowered(
         raise ValueError("certify_lowered wants a program with a plan: run select first")
     comparison = Comparison(
         dense=_dense(program, lowered, interface),
-        hybrid=call(lowered.hybrid, program.device),
+        hybrid=_hybrid(program, lowered, interface),
         interface=interface,
         metric=metric,
         progress=progress,
@@ -85,17 +84,22 @@ def _dense(program: Program, lowered: Lowered, interface: Interface) -> Call:
         inputs = tuple(value.to(program.device) for value in inputs)
         if lowered.original is not None:
             return lowered.original(*inputs)
-        if interface.mask is None or bool((inputs[interface.mask] != 0).all()):
+        if interface.mask is None or _unpadded(inputs, interface):
             return lowered.dense(*inputs)
         return lowered.hybrid.call_with(own, inputs)
 
     return run
 
 
-def call(graph: CompiledGraph, device: torch.device) -> Call:
-    """Return a graph as the policy calls it: with a sequence of inputs, which are on the CPU."""
+def _hybrid(program: Program, lowered: Lowered, interface: Interface) -> Call:
+    """Return the hybrid model: the graph that a call of `hcompile.load`'s module takes."""
 
     def run(inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        return graph(*(value.to(device) for value in inputs))
+        graph = lowered.hybrid_unpadded if _unpadded(inputs, interface) else lowered.hybrid
+        return graph(*(value.to(program.device) for value in inputs))
 
     return run
+
+
+def _unpadded(inputs: Sequence[torch.Tensor], interface: Interface) -> bool:
+    return interface.mask is not None and bool((inputs[interface.mask] != 0).all())

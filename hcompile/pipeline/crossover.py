@@ -40,7 +40,7 @@ def measure_crossover(
     for done, length in enumerate(lengths):
         progress("crossover", done, len(lengths))
         inputs = made_up_inputs(program, axis, 1, length, generator)
-        calls = [partial(graph, *inputs) for graph in (lowered.dense, lowered.hybrid)]
+        calls = [partial(graph, *inputs) for graph in (lowered.dense, lowered.hybrid_unpadded)]
         dense, hybrid = (median(times) for times in time_calls(calls, _ROUNDS, clock).times_us)
         timings.append(Timing(length, dense, hybrid))
         if all(timing.hybrid_us < timing.dense_us * 2 / 3 for timing in timings[-2:]) and len(timings) > 1:

@@ -7,9 +7,11 @@ that would dominate the whole policy.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hcompile.patterns import Dense, Pattern
 from hcompile.site import Site
@@ -82,11 +84,17 @@ def _local(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pattern: Pattern, 
 
     seen = _visible(blocks, size, window, sinks, length, site.causal).to(q.device)
     visible = seen.repeat(batch, 1, 1)[:, None]
-    out = F.scaled_dot_product_attention(
-        blocked(q), around(k), around(v), attn_mask=visible, scale=site.scale
-    )
+    with _masked_attention(q.device):
+        out = F.scaled_dot_product_attention(
+            blocked(q), around(k), around(v), attn_mask=visible, scale=site.scale
+        )
     parted: torch.Tensor = out.unflatten(0, (batch, blocks))
     return parted.transpose(1, 2).reshape(batch, heads, blocks * size, head_dim)[:, :, :length]
+
+
+def _masked_attention(device: torch.device) -> AbstractContextManager[None]:
+    """Keep to products and a softmax on a GPU."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cuda" else nullcontext()
 
 
 def _visible(blocks: int, size: int, window: int, sinks: int, length: int, causal: bool) -> torch.Tensor:

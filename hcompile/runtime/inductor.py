@@ -8,6 +8,7 @@ inputs: one compilation serves all shapes, the weights stay shared, and a call p
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
@@ -71,7 +72,9 @@ def _compile(program: Program, tensors: Mapping[str, torch.Tensor]) -> Callable[
         mode, fakes = _symbolic_inputs(program, tensors)
         for node, fake in zip(graph.find_nodes(op="placeholder"), fakes, strict=True):
             node.meta["val"] = fake
-        with tracing(TracingContext(mode)), _one_thread_pool():
+        with tracing(TracingContext(mode)), _one_thread_pool(), warnings.catch_warnings():
+            # Advice to compute products of float32 less exactly, which is the model's author's to take.
+            warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
             compiled = cast(Callable[..., Any], compile_fx(GraphModule(torch.nn.Module(), graph), fakes))
     check_free_sizes(program, fakes[len(tensors) :])
     return compiled

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from hcompile.passes.linear import use_library
-from hcompile.passes.lower import lower_dense
+from hcompile.passes.lower import drop_key_mask, lower_dense
 from hcompile.passes.sites import KEY_MASK
 from hcompile.patterns import UNBOUNDED
 from hcompile.plan import Plan
@@ -31,12 +31,14 @@ class Lowered:
 
     Attributes:
         hybrid: the plan's attention, our kernels; takes padding as it comes.
+        hybrid_unpadded: for calls without padding; the same graph where the program knows none.
         dense: full attention through torch's SDPA, for calls without padding.
         padded: the same with the mask of a padded batch.
         original: the graph as exported, or None where the rewrite rests on no assumption.
     """
 
     hybrid: CompiledGraph
+    hybrid_unpadded: CompiledGraph
     dense: CompiledGraph
     padded: CompiledGraph
     original: CompiledGraph | None
@@ -57,12 +59,20 @@ class Lowered:
             EnvironmentFault: the machine lacks what building needs.
         """
         program = use_library(program, linear_library)
+        bound = bind_program(program, tables, backend)
+        hybrid = CompiledGraph(bound)
         return cls(
-            hybrid=CompiledGraph(bind_program(program, tables, backend)),
+            hybrid=hybrid,
+            hybrid_unpadded=CompiledGraph(drop_key_mask(bound)) if takes_padding(bound) else hybrid,
             dense=CompiledGraph(lower_dense(program)),
             padded=CompiledGraph(lower_dense(program, padded=True)),
             original=None if original is None else CompiledGraph(use_library(original, linear_library)),
         )
+
+
+def takes_padding(program: Program) -> bool:
+    """Return whether some attention of the program reads which keys are valid."""
+    return any(node.args[KEY_MASK] is not None for _, node in program.attention_nodes())
 
 
 class CompiledModule:
@@ -85,9 +95,8 @@ class CompiledModule:
         self._signature = Signature(program)
         self._guards = [(self._signature.names.index(guard.input), guard) for guard in program.guards]
         self._masks = tuple(index for index, spec in enumerate(program.inputs) if spec.default == "ones")
-        takes_padding = any(node.args[KEY_MASK] is not None for _, node in program.attention_nodes())
         # Without a mask input that can be left out, a padded program may be padded at any call.
-        self._maybe_padded = takes_padding and not self._masks
+        self._maybe_padded = takes_padding(program) and not self._masks
         self._length_axis = length_axis
         self._lowered = lowered
         self._program = program
@@ -122,9 +131,11 @@ class CompiledModule:
         original = self._lowered.original
         if original is not None and not self._guards_hold(given):
             return original
+        masks = [given[index] for index in self._masks]
         if self.crossover.takes_hybrid(self._length(given)):
-            return self._lowered.hybrid
-        masks = (given[index] for index in self._masks)
+            # That a mask hides nothing is not worth waiting for the device: our kernels lose little by it.
+            masked = self._maybe_padded or any(mask is not None for mask in masks)
+            return self._lowered.hybrid if masked else self._lowered.hybrid_unpadded
         if self._maybe_padded or any(mask is not None and not bool(mask.all()) for mask in masks):
             return self._lowered.padded
         return self._lowered.dense

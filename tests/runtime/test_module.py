@@ -10,7 +10,7 @@ import torch
 
 from hcompile.errors import UsageError
 from hcompile.guard import Guard
-from hcompile.passes.lower import lower_dense
+from hcompile.passes.lower import drop_key_mask, lower_dense
 from hcompile.program import Program
 from hcompile.runtime.crossover import Crossover
 from hcompile.runtime.inductor import CompiledGraph
@@ -50,6 +50,7 @@ def watched(
     dense, padded = lower_dense(program), lower_dense(program, padded=True)
     lowered = Lowered(
         hybrid=Eager(program, "hybrid", taken),
+        hybrid_unpadded=Eager(drop_key_mask(program), "unpadded", taken),
         dense=Eager(dense, "dense", taken),
         padded=Eager(padded, "padded", taken),
         original=Eager(padded, "original", taken) if original else None,
@@ -68,9 +69,9 @@ def left_padded(ids: torch.Tensor) -> torch.Tensor:
     return mask
 
 
-def test_from_the_crossover_on_the_hybrid_graph_takes_every_call(text: Watched) -> None:
-    assert text.graph_of(LONG) == "hybrid"
-    assert text.graph_of(LONG[:, :32]) == "hybrid"
+def test_from_the_crossover_on_a_hybrid_graph_takes_every_call(text: Watched) -> None:
+    assert text.graph_of(LONG) == "unpadded"
+    assert text.graph_of(LONG[:, :32]) == "unpadded"
     assert text.graph_of(LONG, torch.ones_like(LONG)) == "hybrid"
     assert text.graph_of(LONG, attention_mask=left_padded(LONG)) == "hybrid"
 
@@ -89,7 +90,7 @@ def test_without_a_crossover_no_call_is_hybrid(tiny_hybrid: Program) -> None:
 
 
 def test_without_a_length_the_crossover_decides_alone(tiny_hybrid: Program) -> None:
-    assert watched(tiny_hybrid, Crossover(32), axis=None).graph_of(SHORT) == "hybrid"
+    assert watched(tiny_hybrid, Crossover(32), axis=None).graph_of(SHORT) == "unpadded"
     assert watched(tiny_hybrid, Crossover(None), axis=None).graph_of(SHORT) == "dense"
 
 
@@ -104,7 +105,7 @@ def test_a_mask_that_must_be_given_may_pad_at_any_call(tiny_hybrid: Program) -> 
 def test_inputs_that_break_a_guard_take_the_original_graph(tiny_hybrid: Program) -> None:
     guarded = tiny_hybrid.replace(guards=(Guard("binary", "attention_mask"),))
     text = watched(guarded, Crossover(32), original=True)
-    assert text.graph_of(LONG) == "hybrid"
+    assert text.graph_of(LONG) == "unpadded"
     assert text.graph_of(LONG, left_padded(LONG)) == "hybrid"
     assert text.graph_of(LONG, torch.full_like(LONG, 2)) == "original"
     assert text.graph_of(SHORT, left_padded(SHORT) * 3) == "original"
@@ -148,7 +149,7 @@ def test_a_wrong_call_runs_no_graph(text: Watched) -> None:
 
 def test_warming_up_runs_the_graphs_that_calls_of_these_lengths_take(text: Watched) -> None:
     text.module.warmup([9, 40], batch=2)
-    assert text.taken == ["dense", "hybrid"]
+    assert text.taken == ["dense", "unpadded"]
     text.taken.clear()
 
 

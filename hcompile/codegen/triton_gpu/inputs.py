@@ -6,7 +6,8 @@ from functools import cache
 
 import torch
 
-from hcompile.codegen.triton_gpu.launch import current_stream
+from hcompile.codegen.triton_gpu.kernels.valid_range import BLOCK, valid_range
+from hcompile.codegen.triton_gpu.launch import Launcher, current_stream
 from hcompile.errors import KernelError
 from hcompile.schedules.templates.gpu_tiles import LARGEST_HEAD_DIM
 
@@ -14,24 +15,28 @@ LOG2_E = 1.4426950408889634
 _POOL = 1 << 18
 """Counters for captured calls, 1 MiB."""
 
+_ranges = Launcher(valid_range)
+
 
 def valid_ranges(key_mask: torch.Tensor) -> torch.Tensor:
-    """Return, for each row of a mask `[B, Sk]`, its first valid key, the end of the valid ones, and whether some
+    """Return, for each row of a dense mask `[B, Sk]`, its first valid key, the end of the valid ones, and whether some
     between are not: int32 `[B, 3]`. A row without a valid key is empty."""
-    length = key_mask.shape[1]
-    valid = key_mask.to(torch.uint8)
-    count = valid.sum(1, dtype=torch.int32)
-    first = valid.argmax(1).to(torch.int32)
-    end = (length - valid.flip(1).argmax(1)).to(torch.int32)
-    end = torch.where(count > 0, end, first)
-    return torch.stack((first, end, (end - first != count).to(torch.int32)), dim=1)
+    rows, length = key_mask.shape
+    valid = key_mask.new_empty((rows, 3), dtype=torch.int32)
+    facts = rows, length, key_mask.device
+    call = _ranges.ready(facts)
+    if call is None:
+        call = _ranges.prepare(facts, key_mask, (rows, 1), (length,), None, (), (BLOCK,))
+    _ranges(call, (), (), (key_mask, valid))
+    return valid
 
 
 def masked(head_params: torch.Tensor, key_mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the valid ranges and the mask that a kernel reads, some tensor in their place where there is no mask."""
     if key_mask is None:
         return head_params, head_params
-    return valid_ranges(key_mask), key_mask.contiguous()
+    key_mask = key_mask.contiguous()
+    return valid_ranges(key_mask), key_mask
 
 
 def facts_of(

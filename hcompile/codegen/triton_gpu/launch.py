@@ -90,7 +90,7 @@ class Launcher:
         first: torch.Tensor,
         grid: tuple[int, int],
         sizes: Sequence[int],
-        scale: float,
+        scale: float | None,
         strides: Sequence[int],
         constants: tuple[int, ...],
         described: tuple[Described, ...] = (),
@@ -100,12 +100,13 @@ class Launcher:
 
         Args:
             facts: what all that follows is determined by.
-            sizes: integers that nothing is compiled by; strides: integers whose divisibility is.
+            sizes: integers that nothing is compiled by; strides: integers whose divisibility is. scale: None where the
+                kernel takes none.
             constants: they and the dtype determine the dtypes of all pointers, and blocks and layouts of `described`.
         """
         index = first.get_device()
         key = (index, first.dtype, constants, assumptions(sizes, strides))
-        numbers = (*sizes, scale, *strides, *constants)
+        numbers = (*sizes, *([] if scale is None else [scale]), *strides, *constants)
         call = Call(index, grid, numbers, key, described, workspace, self._codes.get(key))
         if len(self._ready) >= _MOST_CALLS:
             self._ready.clear()

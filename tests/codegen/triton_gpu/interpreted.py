@@ -15,6 +15,8 @@ os.environ["TRITON_INTERPRET"] = "1"
 import torch
 
 from hcompile.codegen.triton_gpu import decode, prefill
+from hcompile.codegen.triton_gpu.inputs import valid_ranges
+from hcompile.codegen.triton_gpu.kernels.valid_range import BLOCK
 from hcompile.reference import attention_reference
 from tests.codegen.triton_gpu.cases import DECODE, PREFILL, error_of, schedule
 
@@ -41,8 +43,22 @@ def paged_error(seed: int) -> float:
     return float((out - wanted).abs().max())
 
 
+def wrong_ranges(seed: int) -> int:
+    """Return how many rows of random masks, some empty, some whole, have another range of valid keys than they say."""
+    generator = torch.Generator().manual_seed(seed)
+    wrong = 0
+    for length in (1, 7, BLOCK, BLOCK + 13):
+        share = torch.tensor([0.0, 1.0, 0.5, 2.0 / length])[:, None]
+        mask = torch.rand(4, length, generator=generator) < share
+        for row, (first, end, holes) in zip(mask.tolist(), valid_ranges(mask).tolist(), strict=True):
+            valid = [key for key, there in enumerate(row) if there] or [0]
+            wanted = (valid[0], valid[-1] + 1) if any(row) else (0, 0)
+            wrong += (first, end) != wanted or bool(holes) != (end - first != sum(row))
+    return wrong
+
+
 def main(seed: int) -> None:
-    errors: dict[str, float | str] = {}
+    errors: dict[str, float | str] = {"valid ranges": wrong_ranges(seed)}
     for group, kernel, cases in (
         ("prefill", prefill.bind(PREFILL_SCHEDULE), PREFILL),
         ("decode", decode.bind(DECODE_SCHEDULE), DECODE),

@@ -6,26 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from hcompile.codegen.triton_gpu.decode import bind
-from hcompile.codegen.triton_gpu.inputs import aligned, check_call, valid_ranges
+from hcompile.codegen.triton_gpu.inputs import aligned, check_call
 from hcompile.errors import KernelError
 from hcompile.operator import empty_output
 from tests.codegen.triton_gpu.cases import schedule
-
-
-@given(st.lists(st.lists(st.booleans(), min_size=7, max_size=7), min_size=1, max_size=4))
-def test_valid_ranges_hold_all_valid_keys_and_tell_of_holes(rows: list[list[bool]]) -> None:
-    ranges = valid_ranges(torch.tensor(rows)).tolist()
-    for row, (first, end, holes) in zip(rows, ranges, strict=True):
-        valid = [key for key, there in enumerate(row) if there]
-        if valid:
-            assert (first, end) == (valid[0], valid[-1] + 1)
-            assert holes == (end - first != len(valid))
-        else:
-            assert first == end and not holes
 
 
 def test_an_output_lies_in_memory_as_models_read_it() -> None:

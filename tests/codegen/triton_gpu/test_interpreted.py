@@ -40,3 +40,7 @@ def test_prefill_is_what_the_reference_says(errors: dict[str, float | str], case
 def test_decode_is_what_the_reference_says(errors: dict[str, float | str], case: str) -> None:
     error = errors[f"decode {case}"]
     assert isinstance(error, float) and error < TOLERANCE, (error, errors["seed"])
+
+
+def test_the_valid_keys_of_a_mask_are_found_in_one_launch(errors: dict[str, float | str]) -> None:
+    assert errors["valid ranges"] == 0, errors["seed"]
