@@ -63,7 +63,8 @@ class Triton:
         monkeypatch.setattr(kernel, "run", self.run)
         monkeypatch.setattr(launch, "current_stream", lambda index: 77)
         monkeypatch.setattr(
-            inputs, "valid_ranges", lambda mask: mask.new_zeros((len(mask), 3), dtype=torch.int32)
+            "hcompile.codegen.triton_gpu.inputs.valid_ranges",
+            lambda mask: mask.new_zeros((len(mask), 3), dtype=torch.int32),
         )
         monkeypatch.setattr(launch, "_TRIED", (triton.__version__,))
 
