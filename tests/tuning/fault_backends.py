@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 
 from hcompile.codegen.backend import Backend
+from hcompile.codegen.competing import Competing
 from hcompile.operator import Kernel
 from hcompile.reference import attention_reference
 from hcompile.schedules import Axis, Schedule, Space
@@ -74,7 +75,7 @@ class FaultBackend(Backend):
         if schedule["fault"] == BUILD_HANG:
             time.sleep(600)
         assert folder is not None
-        path = folder / f"{schedule['fault']}-{schedule['delay']}.json"
+        path = folder / f"{self.template}-{schedule['fault']}-{schedule['delay']}.json"
         path.write_text(json.dumps(dict(schedule.values)))
         return path
 
@@ -107,3 +108,23 @@ class FaultBackend(Backend):
 backend = FaultBackend()
 harmless = FaultBackend(kinds=(RIGHT, WRONG, BUILD_ERROR), delays=(0, 5, 10, 15, 200))
 hopeless = FaultBackend(kinds=(WRONG, BUILD_ERROR), delays=(0,))
+
+
+class Slow(FaultBackend):
+    """Competes with `harmless` under a template of its own: right, and slower; serves causal workloads only."""
+
+    name = "slow"
+    template = "slow_fault"
+
+    def __init__(self) -> None:
+        super().__init__(kinds=(RIGHT,), delays=(300,))
+
+    def serves(self, workload: Workload) -> bool:
+        return workload.causal
+
+    def safe_schedule(self, dtype: str, head_dim: int) -> Schedule:
+        return Schedule.of(self.template, {"fault": RIGHT, "delay": 300})
+
+
+slow = Slow()
+rivals = Competing("rivals", ("tests.tuning.fault_backends:slow", "tests.tuning.fault_backends:harmless"))

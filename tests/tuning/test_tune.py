@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hcompile.codegen import get_backend
 from hcompile.errors import KernelError
 from hcompile.patterns import Dense, Local
 from hcompile.site import Site
@@ -183,3 +185,36 @@ def test_a_site_of_one_head_has_no_mix() -> None:
     site = Site("attention", 0, 1, 1, 64, 0.125, True)
     workloads = representatives(site, 4096, dtype="float32")
     assert [workload.heads for workload in workloads] == [((Dense(), 1),), ((Local(256, 64), 1),)]
+
+
+RIVALS = "tests.tuning.fault_backends:rivals"
+
+
+def test_code_generators_compete_and_each_keeps_its_own_records(db: TuningDB) -> None:
+    with Tuner(RIVALS, db, OPTIONS) as tuner:
+        best = tuner.tune(WORKLOAD)
+        assert (best.key.backend, json.loads(best.schedule)["template"]) == ("faults", "fault")
+        assert tuner.measured == SIZE + 1
+        assert {record.key.template for record in db.records()} == {"fault", "slow_fault"}
+        tuner.tune(WORKLOAD)
+        assert tuner.measured == SIZE + 1
+
+
+def test_the_faster_of_two_generators_schedules_is_chosen_where_both_serve(db: TuningDB) -> None:
+    theirs, ours = faults.slow.safe_schedule("float32", 16), fault(faults.RIGHT)
+    with Tuner(RIVALS, db, OPTIONS) as tuner:
+        assert tuner.choose(WORKLOAD, [theirs, ours]).key.template == "fault"
+        assert tuner.choose(WORKLOAD, [theirs]).key.template == "slow_fault"
+        with pytest.raises(KernelError, match="none is of a template for it"):
+            tuner.choose(replace(WORKLOAD, causal=False), [theirs])
+
+
+def test_a_target_builds_and_loads_each_schedule_by_its_template(tmp_path: Path) -> None:
+    target = get_backend(RIVALS)
+    paths = [
+        target.build(member.safe_schedule("float32", 16), "float32", 16, tmp_path)
+        for member in target.members
+    ]
+    assert [path.name.partition("-")[0] for path in paths] == ["slow_fault", "fault"]
+    assert all(callable(target.load(path)) for path in paths)
+    assert target.safe_schedule("float32", 16).template == "slow_fault"
