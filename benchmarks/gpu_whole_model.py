@@ -22,6 +22,7 @@ from torch import Tensor, nn
 import hcompile
 from benchmarks.record import RESULTS, save
 from hcompile.bench.bench import BenchRequest, bench
+from hcompile.bench.report import LengthResult
 from hcompile.codegen.triton_gpu.machine import this_gpu
 from hcompile.patterns import Dense, Local
 from hcompile.pipeline.optimize import optimize
@@ -89,10 +90,11 @@ def measure(lengths: tuple[int, ...], planned: int, layers: int, folder: Path) -
         "llama-3.2-1b", artifact, plan=plan, lengths=(min(2048, planned), planned), trials=12, backend="cuda"
     )
     report = optimize(request, lambda stage, *_: click.echo(stage, err=True), model=model)
-    click.echo(json.dumps(report.stages))
+    click.echo(json.dumps([report.stages, report.crossover]))
     del model
     torch.cuda.empty_cache()
-    result = bench(BenchRequest(artifact, lengths, memory=True, least=3, most=30, enough_s=1.0))
+    request_of_bench = BenchRequest(artifact, lengths, memory=True, least=3, most=30, enough_s=1.0)
+    result = bench(request_of_bench, found=_tell)
     return {
         "layers": layers,
         "plan": f"{DENSE_HEADS} of 32 heads dense, one KV group; the others {WINDOW.label()}",
@@ -101,6 +103,14 @@ def measure(lengths: tuple[int, ...], planned: int, layers: int, folder: Path) -
         },
         "bench": result.to_json(),
     }
+
+
+def _tell(row: LengthResult) -> None:
+    peaks = [None if peak is None else peak >> 20 for peak in (row.dense_peak_bytes, row.hybrid_peak_bytes)]
+    click.echo(
+        f"{row.length:7}: {row.ratio:.2f}x ({row.ratio_low:.2f} to {row.ratio_high:.2f}) of {row.strongest}, "
+        f"{row.graph} graph, {row.module.median_us / 1000:.2f} ms, MiB dense and hybrid {peaks}"
+    )
 
 
 def main() -> None:
@@ -113,8 +123,6 @@ def main() -> None:
     lengths = tuple(int(length) for length in options.lengths.split(","))
     with tempfile.TemporaryDirectory() as folder:
         measured = measure(lengths, options.planned, options.layers, Path(folder))
-    for row in measured["bench"]["lengths"]:
-        click.echo(f"{row['length']:7}: {row['ratio']:.2f}x of {row['strongest']}, {row['graph']} graph")
     click.echo(save("gpu-whole-model", this_gpu(), measured, options.results))
 
 

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("artifact", type=click.Path(path_type=Path))
 @lengths
-@click.option("--memory", is_flag=True, help="Also measure the peak memory of a call, in fresh processes.")
+@click.option("--memory", is_flag=True, help="Also measure the peak memory of a call.")
 @seed
 @as_json
 def bench(artifact: Path, lengths: tuple[int, ...] | None, memory: bool, seed: int, as_json: bool) -> None:
     """Time ARTIFACT against the dense model, interleaved in one run.
 
-    The dense side is the fastest of eager, torch.compile for each shape, and one compiled graph for all shapes.
+    The dense side is the fastest of eager, torch.compile for each shape (on a GPU also with cuDNN's attention), and
+    one compiled graph for all shapes.
     """
     from hcompile.bench.bench import BenchRequest
     from hcompile.bench.bench import bench as measure
@@ -42,7 +43,10 @@ def _show(report: BenchReport) -> None:
     click.echo(
         f"{report.artifact}: {report.dtype}, linears by {report.linear_library}, batch 1, medians in ms"
     )
-    click.echo(f"{device['model']}, {device['isa']}, {device['threads']} threads, torch {versions['torch']}")
+    width = (
+        f"{device['threads']} threads" if device["kind"] == "cpu" else f"{device['cores']} multiprocessors"
+    )
+    click.echo(f"{device['model']}, {device['isa']}, {width}, torch {versions['torch']}")
     memory = any(result.hybrid_peak_bytes is not None for result in report.lengths)
     columns = [
         ">tokens",

@@ -71,7 +71,7 @@ def examine(database: str | None = None) -> DoctorReport:
     )
     checks = [_python(), *libraries, _compiler()]
     if all(check.state == "ok" for check in libraries):
-        checks += [_processor(), _threads(), _kernel()]
+        checks += [_processor(), _threads(), _kernel(), _gpu()]
     checks += [
         _cache(),
         _database(database),
@@ -170,6 +170,24 @@ def _kernel() -> Check:
         what, _, advice = str(error).rpartition(": ")
         return Check("kernel", "fail", what, advice)
     return Check("kernel", "ok", f"built and loaded ({schedule.template})")
+
+
+def _gpu() -> Check:
+    """Compile one kernel for the GPU, if there is one; a machine without one is no worse for its CPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return Check("GPU", "ok", "none that torch finds: --target cuda wants one")
+    backend = get_backend("cuda")
+    try:
+        device = backend.device()
+        schedule = backend.safe_schedule("bfloat16", 64)
+        with TemporaryDirectory() as folder:
+            backend.load(backend.build(schedule, "bfloat16", 64, Path(folder)))
+    except HCompileError as error:
+        what, _, advice = str(error).rpartition(": ")
+        return Check("GPU", "fail", what, advice)
+    return Check("GPU", "ok", f"{device.model}, {device.isa}, a kernel of {schedule.template} compiles")
 
 
 def _cache() -> Check:

@@ -53,8 +53,19 @@ def _hundredths(lengths: tuple[int, ...], measured: int) -> int:
     return int(100 * sum(work[:measured]) / sum(work))
 
 
-def bench(request: BenchRequest, progress: Progress = quiet) -> BenchReport:
+def _unheard(result: LengthResult) -> None:
+    """Ignore a length's result until the report."""
+
+
+def bench(
+    request: BenchRequest,
+    progress: Progress = quiet,
+    found: Callable[[LengthResult], None] = _unheard,
+) -> BenchReport:
     """Measure an artifact on this machine.
+
+    Args:
+        found: told of each length as soon as it is measured.
 
     Raises:
         UsageError: the artifact or a length cannot be used.
@@ -76,6 +87,7 @@ def bench(request: BenchRequest, progress: Progress = quiet) -> BenchReport:
         for measured, length in enumerate(lengths):
             progress("bench", _hundredths(lengths, measured), 100)
             results.append(_at_length(opened, request, dense, rest, length))
+            found(results[-1])
     progress("bench", 100, 100)
     return BenchReport(
         artifact=str(request.artifact),
