@@ -7,18 +7,23 @@ it has.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from hcompile.checks import check_bool, check_int, check_object, check_text, shown
-from hcompile.patterns import UNBOUNDED, Pattern, parse_pattern
+from hcompile.patterns import UNBOUNDED, Pattern, parse_pattern, pattern_of_label
 from hcompile.values import canonical_json, sha256_json
 
 DTYPES = ("bfloat16", "float16", "float32")
 
 _FIELDS = ("op", "dtype", "batch", "q_heads", "kv_heads", "head_dim", "q_len", "kv_len", "causal", "heads")
+
+
+_EXAMPLE = "bfloat16 1x32/8x128 8192x8192 causal: 4 dense, 28 local 512+64"
+_LABEL = re.compile(r"(\w+) (\d{1,9})x(\d{1,9})/(\d{1,9})x(\d{1,9}) (\d{1,9})x(\d{1,9})( causal)?: (.+)")
 
 
 def bucket(size: int) -> int:
@@ -121,6 +126,39 @@ class Workload:
         shape = f"{self.batch}x{self.q_heads}/{self.kv_heads}x{self.head_dim} {self.q_len}x{self.kv_len}"
         heads = ", ".join(f"{count} {pattern.label()}" for pattern, count in self.heads)
         return f"{self.dtype} {shape}{' causal' if self.causal else ''}: {heads}"
+
+    @classmethod
+    def parse(cls, text: str) -> Workload:
+        """Return the workload of a call that is written as `label` writes it; its sizes may be any.
+
+        Raises:
+            ValueError: the text is none, or a size is out of range.
+        """
+        found = _LABEL.fullmatch(text)
+        if found is None:
+            raise ValueError(f"wanted a workload such as {_EXAMPLE!r}")
+        dtype, *sizes, causal, heads = found.groups()
+        batch, q_heads, kv_heads, head_dim, q_len, kv_len = map(int, sizes)
+        patterns: list[Pattern] = []
+        for entry in heads.split(", "):
+            count, _, label = entry.partition(" ")
+            if not count.isdecimal() or not 1 <= int(count) <= q_heads:
+                raise ValueError(
+                    f"{entry!r} is no count of heads and their pattern, such as '28 local 512+64'"
+                )
+            patterns += [pattern_of_label(label)] * int(count)
+        if len(patterns) != q_heads:
+            raise ValueError(f"{len(patterns)} heads have a pattern, and there are {q_heads}")
+        return cls.of(
+            patterns,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            q_len=q_len,
+            kv_len=kv_len,
+            causal=causal is not None,
+            dtype=dtype,
+            batch=batch,
+        )
 
     @property
     def digest(self) -> str:

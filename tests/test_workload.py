@@ -129,3 +129,41 @@ def test_a_wrong_form_says_what_is_wrong(changes: dict[str, Any], reason: str) -
 
 def test_a_histogram_counts_each_pattern_once() -> None:
     assert histogram([Local(8), Dense(), Local(8)]) == ((Dense(), 1), (Local(8), 2))
+
+
+@given(
+    st.lists(PATTERNS, min_size=1, max_size=6),
+    st.sampled_from(DTYPES),
+    st.integers(1, 9),
+    st.tuples(st.integers(1, 10**6), st.integers(1, 10**6)),
+    st.booleans(),
+)
+def test_a_label_is_read_as_the_workload_that_it_names(
+    heads: list[Pattern], dtype: str, batch: int, lengths: tuple[int, int], causal: bool
+) -> None:
+    q_len, kv_len = sorted(lengths)
+    workload = call(heads, dtype=dtype, batch=batch, q_len=q_len, kv_len=kv_len, causal=causal)
+    assert Workload.parse(workload.label()) == workload
+
+
+def test_sizes_of_a_text_are_rounded_up_to_buckets() -> None:
+    assert Workload.parse("float32 1x2/1x64 1000x1000 causal: 2 dense") == call([Dense()] * 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "wanted a workload such as 'bfloat16 1x32/8x128"),
+        ("float32 1x2/1x64 8x8 causal: 1 dense", "1 heads have a pattern, and there are 2"),
+        ("float32 1x2/1x64 8x8 causal: 2 wide", "'wide' is no pattern"),
+        ("float32 1x2/1x64 8x8 causal: 999999999999 dense", "is no count of heads"),
+        ("float32 1x2/1x64 8x8 causal: dense", "'dense' is no count of heads and their pattern"),
+        ("int8 1x2/1x64 8x8 causal: 2 dense", "workload dtype is 'int8'"),
+        ("float32 1x3/2x64 8x8 causal: 3 dense", "3 query heads for 2 KV heads"),
+        ("float32 1x2/1x64 9x8 causal: 2 dense", "12 causal queries are more than 8 keys"),
+        ("float32 0x2/1x64 8x8 causal: 2 dense", "size is 0"),
+    ],
+)
+def test_a_text_that_is_no_workload_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Workload.parse(text)

@@ -1,7 +1,7 @@
 """Pattern families. A new one is a file here and a line below."""
 
-from hcompile.patterns.base import UNBOUNDED, Pattern, parse_pattern
+from hcompile.patterns.base import UNBOUNDED, Pattern, parse_pattern, pattern_of_label
 from hcompile.patterns.dense import Dense
 from hcompile.patterns.local import Local
 
-__all__ = ["UNBOUNDED", "Dense", "Local", "Pattern", "parse_pattern"]
+__all__ = ["UNBOUNDED", "Dense", "Local", "Pattern", "parse_pattern", "pattern_of_label"]

@@ -59,13 +59,31 @@ def clipped_sum(first: int, count: int, limit: int) -> int:
 
 
 _PARSERS: dict[str, Callable[[dict[str, Any]], Pattern]] = {}
+_MAKERS: dict[str, Callable[..., Pattern]] = {}
 
 
-def register_family(family: str, parse: Callable[[dict[str, Any]], Pattern]) -> None:
-    """Add a pattern family: `parse` turns its JSON form (less "family") into the pattern."""
+def register_family(
+    family: str, parse: Callable[[dict[str, Any]], Pattern], make: Callable[..., Pattern]
+) -> None:
+    """Add a pattern family.
+
+    Args:
+        parse: turns its JSON form (less "family") into the pattern.
+        make: takes the numbers of its label, as in `local 256+64`.
+    """
     if family in _PARSERS:
         raise ValueError(f"pattern family {family!r} is registered twice")
     _PARSERS[family] = parse
+    _MAKERS[family] = make
+
+
+def pattern_of_label(label: str) -> Pattern:
+    """Return the pattern that has a label, such as `local 256+64`. Raises: ValueError when none has."""
+    family, _, numbers = label.partition(" ")
+    try:
+        return _MAKERS[family](*(int(number) for number in numbers.split("+") if numbers))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{label!r} is no pattern such as 'dense' or 'local 256+64'") from error
 
 
 def parse_pattern(value: Any) -> Pattern:

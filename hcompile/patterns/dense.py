@@ -29,4 +29,4 @@ class Dense(Pattern):
         return clipped_sum(kv_len - q_len + 1, q_len, kv_len)
 
 
-register_family(Dense.family, lambda fields: Dense(**fields))
+register_family(Dense.family, lambda fields: Dense(**fields), Dense)

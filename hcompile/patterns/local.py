@@ -48,4 +48,4 @@ class Local(Pattern):
         return windows + before + after
 
 
-register_family(Local.family, lambda fields: Local(**fields))
+register_family(Local.family, lambda fields: Local(**fields), Local)

@@ -98,6 +98,8 @@ def prepare(request: OptimizeRequest, model: ImportedModel | None = None) -> Job
     """
     budget, metric = _budget(request)
     _check_output(request)
+    backend = get_backend(request.backend)
+    device = backend.torch_device()
     if model is None:
         model = load_model(request.model, dtype=request.dtype, trust=request.trust, factory=request.factory)
     model = fit_to(request.backend, model)
@@ -105,7 +107,6 @@ def prepare(request: OptimizeRequest, model: ImportedModel | None = None) -> Job
     # What no artifact can hold is refused before the work, not after it.
     graphs = [None if graph is None else program_to_json(graph) for graph in (program, model.original)]
     axis = length_axis(program)
-    backend = get_backend(request.backend)
     interface = Interface.of(program, axis)
     metric.check(interface, program.sites)
     lengths = chosen_lengths(request.lengths, program, axis)
@@ -116,7 +117,7 @@ def prepare(request: OptimizeRequest, model: ImportedModel | None = None) -> Job
     return Job(
         request=request,
         budget=budget,
-        model=_on_device(model, backend.torch_device()),
+        model=_on_device(model, device),
         plan=None if request.plan is None else read_plan(request.plan, program),
         metric=metric,
         interface=interface,

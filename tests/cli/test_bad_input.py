@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from hcompile.cli.main import main
@@ -54,6 +56,25 @@ def test_missing_model(run: Run, command: str) -> None:
 def test_missing_artifact(run: Run, arguments: tuple[str, ...]) -> None:
     expected = "m.hcm: no such artifact; make one with `hcompile optimize MODEL -o m.hcm`"
     assert run(*arguments) == (2, expected)
+
+
+@pytest.mark.parametrize("arguments", [(), ("m.hcm", "--workload", "float32 1x1/1x8 8x8: 1 dense")], ids=len)
+def test_tuning_neither_or_both(run: Run, arguments: tuple[str, ...]) -> None:
+    assert run("tune", *arguments) == (2, "tune wants one thing to tune: an artifact, or --workload")
+
+
+def test_a_workload_of_another_form(run: Run) -> None:
+    code, message = run("tune", "--workload", "float32 2 heads")
+    assert code == 2 and message.startswith("--workload 'float32 2 heads': wanted a workload such as")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_a_gpu_that_is_not_there(run: Run) -> None:
+    for arguments in (("tune", "--workload", "bfloat16 1x1/1x64 8x8: 1 dense"), ("optimize", "nothing")):
+        code, message = run(*arguments, "--target", "cuda")
+        assert code == 5 and re.fullmatch(
+            r"target cuda: torch \S+ finds no NVIDIA GPU: run where .*", message
+        )
 
 
 @pytest.mark.parametrize("budget", ["kl", "kl=", "=0.1", "kl=-1", "kl=nan", "kl=a%"])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hcompile.patterns import UNBOUNDED, Dense, Local, Pattern, parse_pattern
-from hcompile.patterns.base import register_family
+from hcompile.patterns.base import pattern_of_label, register_family
 
 sizes = st.integers(1, UNBOUNDED - 1)
 patterns = st.one_of(st.just(Dense()), st.builds(Local, sizes, sizes))
@@ -26,6 +26,19 @@ def test_parameters_fit_int32_sums(pattern: Pattern) -> None:
     window, sinks = pattern.params()
     assert 1 <= window <= UNBOUNDED and 0 <= sinks < UNBOUNDED
     assert window + sinks < 2**31
+
+
+@given(patterns)
+def test_a_label_names_its_pattern(pattern: Pattern) -> None:
+    assert pattern_of_label(pattern.label()) == pattern
+
+
+@pytest.mark.parametrize(
+    "label", ["", "dense 3", "local", "local a+b", "local 0+4", "local 1+2+3", "nowhere 1"]
+)
+def test_a_label_of_no_pattern_is_refused(label: str) -> None:
+    with pytest.raises(ValueError, match="is no pattern such as 'dense' or 'local 256"):
+        pattern_of_label(label)
 
 
 def test_labels_are_short_names() -> None:
@@ -67,4 +80,4 @@ def test_wrong_fields_are_refused(value: dict[str, Any]) -> None:
 
 def test_a_family_is_registered_once() -> None:
     with pytest.raises(ValueError, match="'local' is registered twice"):
-        register_family("local", lambda fields: Local(**fields))
+        register_family("local", lambda fields: Local(**fields), Local)
