@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from hcompile.cli.options import as_json, database, lengths, seed, target, time_limit, trials
+from hcompile.cli.options import as_json, database, lengths, seed, time_limit, trials
 from hcompile.cli.render import milliseconds, print_json, print_table, progress, remark
 from hcompile.cli.tables import print_crossover, print_work
 from hcompile.codegen.registry import TARGETS
@@ -23,7 +23,7 @@ from hcompile.errors import UsageError
     metavar="TEXT",
     help="A call instead of an artifact: 'bfloat16 1x32/8x128 8192x8192 causal: 4 dense, 28 local 512+64'.",
 )
-@target
+@click.option("--target", type=click.Choice(sorted(TARGETS)), help="Where a workload runs: cpu by default.")
 @lengths
 @trials
 @time_limit
@@ -31,7 +31,7 @@ from hcompile.errors import UsageError
 @database
 @as_json
 def tune(
-    artifact: Path | None, workloads: tuple[str, ...], target: str, as_json: bool, **fields: Any
+    artifact: Path | None, workloads: tuple[str, ...], target: str | None, as_json: bool, **fields: Any
 ) -> None:
     """Tune the kernels of ARTIFACT for this machine, or those of each --workload.
 
@@ -41,11 +41,15 @@ def tune(
     """
     if (artifact is None) == (not workloads):
         raise UsageError("tune wants one thing to tune: an artifact, or --workload")
+    if artifact is not None and target is not None:
+        raise UsageError(
+            "--target is for workloads: an artifact is tuned for the target that it was made for"
+        )
     lengths = fields.pop("lengths")
     if artifact is None:
         if lengths is not None:
             raise UsageError("--lengths is for artifacts: a workload names its own")
-        _tune_workloads(workloads, TARGETS[target], as_json, fields)
+        _tune_workloads(workloads, TARGETS[target or "cpu"], as_json, fields)
         return
     from hcompile.pipeline.tune import TuneRequest
     from hcompile.pipeline.tune import tune as run

@@ -13,7 +13,7 @@ from hcompile.program import Program
 
 
 def place(program: Program, device: torch.device) -> Program:
-    """Return the program on a device; the same where it is there. Tensors that share memory still do."""
+    """Return the program on a device; the same where it is there. Tensors that are one memory still are."""
     return _placed(program, device, {})
 
 

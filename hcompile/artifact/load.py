@@ -195,7 +195,7 @@ def load(path: str | Path) -> CompiledModule:
     Raises:
         UsageError: there is no artifact, or it is damaged or of another schema.
         KernelError: a kernel cannot be built here.
-        EnvironmentFault: the machine lacks a C compiler or a library.
+        EnvironmentFault: the machine lacks a C compiler, a library, or the GPU that the artifact is for.
     """
     return open_artifact(path).module
 

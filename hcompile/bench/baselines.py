@@ -55,7 +55,9 @@ def _on_cudnn(call: Call) -> Call:
 
     def run(*flat_inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
-        with sdpa_kernel(order, set_priority=True):
+        # torch's cache of traced graphs does not tell them apart by this (pytorch issue 185449).
+        traced_anew = torch._functorch.config.patch(enable_autograd_cache=False)
+        with traced_anew, sdpa_kernel(order, set_priority=True):
             return call(*flat_inputs)
 
     return run

@@ -13,7 +13,7 @@ import torch
 
 from hcompile.artifact.load import Opened, open_artifact
 from hcompile.bench.baselines import dense_candidates, without_attention
-from hcompile.bench.memory import SIDES, call_peak_bytes, device_peak_bytes
+from hcompile.bench.memory import SIDES, call_peak_bytes, device_peak_bytes, graphs
 from hcompile.bench.report import BenchReport, LengthResult, Spread
 from hcompile.errors import UsageError
 from hcompile.passes.linear import use_library
@@ -33,7 +33,7 @@ class BenchRequest:
 
     Attributes:
         lengths: tokens; None for `DEFAULT_LENGTHS` as far as the model allows.
-        memory: also measure the peak memory of a call (in fresh processes).
+        memory: also measure the peak memory of a call (on a CPU in fresh processes).
         least, most, enough_s: rounds of each length, see `hcompile.tuning.timing.Rounds`.
     """
 
@@ -137,8 +137,7 @@ def _at_length(
     if request.memory and opened.program.device.type == "cpu":
         peaks = {side: call_peak_bytes(request.artifact, side, length) for side in SIDES}
     elif request.memory:
-        sides = zip(SIDES, (calls["module"], calls[strongest]), strict=True)
-        peaks = {side: device_peak_bytes(call) for side, call in sides}
+        peaks = {side: device_peak_bytes(partial(graph, *inputs)) for side, graph in graphs(opened).items()}
     return LengthResult(
         length=length,
         module=Spread.of(times["module"]),

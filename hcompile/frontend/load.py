@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hcompile.frontend.module import Example
     from hcompile.program import Program
 
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "float16")
 _COMPARED_SIZE = 64
 
 

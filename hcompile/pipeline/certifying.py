@@ -19,7 +19,7 @@ from hcompile.policy.text import Encoder, encoder_of
 from hcompile.program import Program
 from hcompile.progress import Progress
 from hcompile.runtime.inputs import vocabulary
-from hcompile.runtime.module import Lowered
+from hcompile.runtime.module import Lowered, graphs_without_padding
 
 
 def certify_lowered(
@@ -93,9 +93,10 @@ def _dense(program: Program, lowered: Lowered, interface: Interface) -> Call:
 
 def _hybrid(program: Program, lowered: Lowered, interface: Interface) -> Call:
     """Return the hybrid model: the graph that a call of `hcompile.load`'s module takes."""
+    _, unpadded = graphs_without_padding(program, lowered)
 
     def run(inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        graph = lowered.hybrid_unpadded if _unpadded(inputs, interface) else lowered.hybrid
+        graph = unpadded if _unpadded(inputs, interface) else lowered.hybrid
         return graph(*(value.to(program.device) for value in inputs))
 
     return run

@@ -39,7 +39,8 @@ def _keep_supported(program: Program, backend: str) -> Program:
     for site, node in program.attention_nodes():
         queries = str(arguments(node)[Q].meta["val"].dtype).removeprefix("torch.")
         if not kernels.supports(dtype, site.head_dim):
-            reasons[site.name] = f"{backend} has no kernel for {dtype} heads of {site.head_dim}"
+            other = ": pass --dtype bfloat16" if kernels.supports("bfloat16", site.head_dim) else ""
+            reasons[site.name] = f"{backend} has no kernel for {dtype} heads of {site.head_dim}{other}"
         elif queries != dtype:
             reasons[site.name] = f"its queries are {queries} and most weights {dtype}"
         if site.name in reasons:

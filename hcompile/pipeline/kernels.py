@@ -29,8 +29,9 @@ class PlanKernels:
 
     def __init__(self, program: Program, lengths: Sequence[int], backend: str, tuner: Tuner) -> None:
         self._dtype = compute_dtype(program)
-        supported = get_backend(backend)
-        self.sites = tuple(site for site in program.sites if supported.supports(self._dtype, site.head_dim))
+        self._backend = get_backend(backend)
+        supports = self._backend.supports
+        self.sites = tuple(site for site in program.sites if supports(self._dtype, site.head_dim))
         self._lengths = tuple(sorted({bucket(length) for length in lengths}))
         self._tuner = tuner
         self._schedules: dict[tuple[Workload, ...], tuple[Schedule, ...]] = {}
@@ -52,6 +53,9 @@ class PlanKernels:
                 best.append(_schedule(self._tuner.tune(workload)))
                 done += 1
             self._schedules[shape] = tuple(dict.fromkeys(best))
+            if not self._general(shape):  # The library's has won all there is, and serves no mixed node.
+                safe = self._backend.safe_schedule(self._dtype, shape[0].head_dim)
+                self._schedules[shape] += (safe,)
             self._latency[shape] = LatencyTable(self._timer(shape), dtype=self._dtype)
         progress("tune", total, total)
 
@@ -73,9 +77,7 @@ class PlanKernels:
 
     def any_table(self) -> dict[str, ScheduleTable]:
         """Return one tuned schedule for every node, good enough to measure the quality of any plan."""
-        return {
-            site.name: ScheduleTable.single(self._schedules[self._shape(site)][-1]) for site in self.sites
-        }
+        return {site.name: ScheduleTable.single(self._general(self._shape(site))[-1]) for site in self.sites}
 
     def node_times(self, plan: Plan, length: int) -> tuple[NodeTime, ...]:
         """Return the predicted and the measured time of every node at `length` tokens (rounded up to a bucket)."""
@@ -92,9 +94,14 @@ class PlanKernels:
     def _shape(self, site: Site) -> tuple[Workload, ...]:
         return representatives(site, self._lengths[-1], dtype=self._dtype)
 
+    def _general(self, shape: tuple[Workload, ...]) -> list[Schedule]:
+        """Return the schedules that serve mixed heads: a head's time in a mixed node is none of the library's."""
+        members = {member.template for member in self._backend.members if member.serves(shape[-1])}
+        return [schedule for schedule in self._schedules[shape] if schedule.template in members]
+
     def _timer(self, shape: tuple[Workload, ...]) -> Timer:
         def time_us(workload: Workload) -> float:
-            median = self._tuner.choose(workload, self._schedules[shape]).median_us
+            median = self._tuner.choose(workload, self._general(shape)).median_us
             return float("inf") if median is None else median
 
         return time_us

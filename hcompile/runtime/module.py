@@ -1,7 +1,8 @@
 """The compiled module: called like the model it was made from.
 
-A call takes one of three graphs over the same weights: the hybrid one from the measured crossover length on, the
-dense one below it, and the original one where an assumption of the rewrite does not hold for the call's inputs.
+A call takes one of five graphs over the same weights: a hybrid one from the measured crossover length on, a dense one
+below it, each with and without padding, and the original one where an assumption of the rewrite does not hold for the
+call's inputs.
 """
 
 from __future__ import annotations
@@ -75,6 +76,23 @@ def takes_padding(program: Program) -> bool:
     return any(node.args[KEY_MASK] is not None for _, node in program.attention_nodes())
 
 
+def masks_of(program: Program) -> tuple[int, ...]:
+    """Return the inputs that may be left out, where every token is valid."""
+    return tuple(index for index, spec in enumerate(program.inputs) if spec.default == "ones")
+
+
+def always_masked(program: Program) -> bool:
+    """Return whether any call may be padded: its mask cannot be left out."""
+    return takes_padding(program) and not masks_of(program)
+
+
+def graphs_without_padding(program: Program, lowered: Lowered) -> tuple[CompiledGraph, CompiledGraph]:
+    """Return the dense and the hybrid graph that a call whose tokens are all valid takes."""
+    if always_masked(program):
+        return lowered.padded, lowered.hybrid
+    return lowered.dense, lowered.hybrid_unpadded
+
+
 class CompiledModule:
     """What `hcompile.load` returns. Safe to call from several threads; inference only."""
 
@@ -94,9 +112,8 @@ class CompiledModule:
             )
         self._signature = Signature(program)
         self._guards = [(self._signature.names.index(guard.input), guard) for guard in program.guards]
-        self._masks = tuple(index for index, spec in enumerate(program.inputs) if spec.default == "ones")
-        # Without a mask input that can be left out, a padded program may be padded at any call.
-        self._maybe_padded = takes_padding(program) and not self._masks
+        self._masks = masks_of(program)
+        self._maybe_padded = always_masked(program)
         self._length_axis = length_axis
         self._lowered = lowered
         self._program = program
@@ -125,7 +142,9 @@ class CompiledModule:
             made_up = made_up_inputs(self._program, self._length_axis, batch, length)
             self._signature.check(made_up)
             given = [None if index in self._masks else value for index, value in enumerate(made_up)]
-            self._choose(given)(*made_up)
+            # Callers that pass their tokenizer's mask take another hybrid graph than those that leave it out.
+            for graph in dict.fromkeys((self._choose(given), self._choose([*made_up]))):
+                graph(*made_up)
 
     def _choose(self, given: list[torch.Tensor | None]) -> CompiledGraph:
         original = self._lowered.original

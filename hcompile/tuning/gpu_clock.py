@@ -1,4 +1,4 @@
-"""The time of a call on a GPU, from cold caches, by events on the device."""
+"""The time of a call on a GPU: of a kernel by events from cold caches, of a whole model on the host's clock."""
 
 from __future__ import annotations
 

@@ -167,7 +167,8 @@ class Tuner:
         prior_features, prior_costs = self._prior(member, key)
         legal, (points, encoded) = points, self._encoded(member, workload, points)
         # What does not compile is measured as a failure, so that the database tells why it was left out.
-        pruned = self._measured(member, workload, [each for each in legal if each not in set(points)])
+        kept = set(points)
+        pruned = self._measured(member, workload, [each for each in legal if each not in kept])
         if not points:
             raise KernelError(f"no schedule of {workload.label()} compiles ({pruned[0].message})")
         problem = Problem(
@@ -182,7 +183,7 @@ class Tuner:
         left_s = max(self._deadline - time.monotonic(), 1e-3)
         options = replace(self._options.search, time_limit_s=left_s)
         runner = RecordingRunner(self._db, self._measurer, key, self._run_id)
-        known = [each for each in runner.known() if each.schedule in set(points)]
+        known = [each for each in runner.known() if each.schedule in kept]
         return search(problem, runner, options, known, self._progress)
 
     def _encoded(
@@ -229,7 +230,8 @@ class Tuner:
 
 def representatives(site: Site, length: int, *, dtype: str, batch: int = 1) -> tuple[Workload, ...]:
     """Return the few workloads whose tuning serves every node of a site's shape: dense, local, and mostly local."""
-    dense, local = Dense(), Local(256, 64)
+    # Windows are narrower than short inputs: a wider one is dense.
+    dense, local = Dense(), Local(min(256, max(1, length // 4)), min(64, max(1, length // 16)))
     few = max(1, site.q_heads // 4)
     mixes = [(dense,) * site.q_heads, (local,) * site.q_heads]
     if site.q_heads > 1:

@@ -149,7 +149,7 @@ def test_a_wrong_call_runs_no_graph(text: Watched) -> None:
 
 def test_warming_up_runs_the_graphs_that_calls_of_these_lengths_take(text: Watched) -> None:
     text.module.warmup([9, 40], batch=2)
-    assert text.taken == ["dense", "unpadded"]
+    assert text.taken == ["dense", "unpadded", "hybrid"]
     text.taken.clear()
 
 

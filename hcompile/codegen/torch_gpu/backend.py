@@ -11,8 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hcompile.codegen.backend import Backend
 from hcompile.codegen.built import read_built, write_built
@@ -28,7 +26,21 @@ from hcompile.tuning_db.key import Device, RecordKey
 from hcompile.values import sha256_text
 from hcompile.workload import Workload
 
-_LIBRARIES = {FLASH: SDPBackend.FLASH_ATTENTION, CUDNN: SDPBackend.CUDNN_ATTENTION}
+
+# What `F.scaled_dot_product_attention` would call: a choice by `sdpa_kernel` is one of the whole process, which two
+# threads take from each other. Both read fewer KV heads than query heads as they are.
+def _flash(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, scale: float) -> torch.Tensor:
+    out: torch.Tensor = torch.ops.aten._scaled_dot_product_flash_attention(
+        q, k, v, 0.0, causal, False, scale=scale
+    )[0]
+    return out
+
+
+def _cudnn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, scale: float) -> torch.Tensor:
+    out: torch.Tensor = torch.ops.aten._scaled_dot_product_cudnn_attention(
+        q, k, v, None, False, 0.0, causal, False, scale=scale
+    )[0]
+    return out
 
 
 class TorchSdpa(Backend):
@@ -43,11 +55,11 @@ class TorchSdpa(Backend):
 
     def serves(self, workload: Workload) -> bool:
         dense = all(pattern.params()[0] >= workload.kv_len for pattern, _ in workload.heads)
-        aligned = workload.q_len == workload.kv_len or not workload.causal
+        aligned = (workload.q_len == workload.kv_len or not workload.causal) and workload.kv_len > 1
         return dense and aligned and self.supports(workload.dtype, workload.head_dim) and capability() >= 80
 
     def space(self, workload: Workload) -> Space:
-        return _space(workload.dtype, workload.head_dim)
+        return _space(workload.dtype, workload.head_dim, capability())
 
     def safe_schedule(self, dtype: str, head_dim: int) -> Schedule:
         raise KernelError("torch_sdpa computes dense nodes only: it is safe for none")
@@ -62,7 +74,7 @@ class TorchSdpa(Backend):
         group: int = 1,
         causal: bool = True,
     ) -> Path:
-        if schedule not in _space(dtype, head_dim):
+        if schedule not in _space(dtype, head_dim, capability()):
             raise KernelError(
                 f"schedule {schedule.text} is not legal for {dtype} heads of {head_dim}: tune again"
             )
@@ -91,7 +103,7 @@ class TorchSdpa(Backend):
 
 def bind(schedule: Schedule) -> Kernel:
     """Return the kernel of a schedule."""
-    library = _LIBRARIES[schedule["library"]]
+    library = {FLASH: _flash, CUDNN: _cudnn}[schedule["library"]]
     orders = HeadOrders()
 
     def kernel(
@@ -105,14 +117,11 @@ def bind(schedule: Schedule) -> Kernel:
         causal: bool,
     ) -> torch.Tensor:
         heads, kv_len = q.shape[1], k.shape[2]
-        aligned = not causal or (q.shape[2] == kv_len and not q_offset)
+        aligned = (not causal or (q.shape[2] == kv_len and not q_offset)) and kv_len > 1
         if key_mask is not None or not aligned or orders.of(head_params).long_heads(kv_len) < heads:
-            ours = _ours(str(q.dtype).removeprefix("torch."), q.shape[3])
+            ours = _ours(str(q.dtype).removeprefix("torch."), q.shape[3], heads // k.shape[1], causal)
             return ours(q, k, v, key_mask, head_params, q_offset, scale, causal)
-        with sdpa_kernel(library):
-            out = F.scaled_dot_product_attention(
-                q, k, v, is_causal=causal, scale=scale, enable_gqa=heads != k.shape[1]
-            )
+        out = library(q, k, v, causal, scale)
         # The operator's memory is [B, S, H, D], which both libraries give for queries of that layout.
         return out.transpose(1, 2).contiguous().transpose(1, 2)
 
@@ -120,17 +129,18 @@ def bind(schedule: Schedule) -> Kernel:
 
 
 @cache
-def _space(dtype: str, head_dim: int) -> Space:
+def _space(dtype: str, head_dim: int, at: int) -> Space:
     from hcompile.codegen.triton_gpu.ahead import problem_of
 
-    return get_template(NAME).space(problem_of(dtype, head_dim, capability()))
+    return get_template(NAME).space(problem_of(dtype, head_dim, at))
 
 
 @cache
-def _ours(dtype: str, head_dim: int) -> Kernel:
+def _ours(dtype: str, head_dim: int, group: int, causal: bool) -> Kernel:
     from hcompile.codegen.cuda import BACKEND as TARGET
 
-    return TARGET.load(TARGET.build(TARGET.safe_schedule(dtype, head_dim), dtype, head_dim))
+    schedule = TARGET.safe_schedule(dtype, head_dim)
+    return TARGET.load(TARGET.build(schedule, dtype, head_dim, group=group, causal=causal))
 
 
 BACKEND = TorchSdpa()

@@ -57,10 +57,10 @@ class TritonGpu(Backend):
         return self.supports(workload.dtype, workload.head_dim) and self._fits(workload, capability())
 
     def space(self, workload: Workload) -> Space:
-        return _space(self.template, workload.dtype, workload.head_dim)
+        return _space(self.template, workload.dtype, workload.head_dim, capability())
 
     def safe_schedule(self, dtype: str, head_dim: int) -> Schedule:
-        return _space(self.template, dtype, head_dim).default()
+        return _space(self.template, dtype, head_dim, capability()).default()
 
     def build(
         self,
@@ -72,7 +72,7 @@ class TritonGpu(Backend):
         group: int = 1,
         causal: bool = True,
     ) -> Path:
-        if schedule not in _space(self.template, dtype, head_dim):
+        if schedule not in _space(self.template, dtype, head_dim, capability()):
             raise KernelError(
                 f"schedule {schedule.text} is not legal for {dtype} heads of {head_dim} on sm_{capability()}: tune"
             )
@@ -161,7 +161,7 @@ def source_hash() -> str:
 
 
 @cache
-def _space(template: str, dtype: str, head_dim: int) -> Space:
+def _space(template: str, dtype: str, head_dim: int, at: int) -> Space:
     from hcompile.codegen.triton_gpu.ahead import problem_of
 
     found = get_template(template)
@@ -169,7 +169,7 @@ def _space(template: str, dtype: str, head_dim: int) -> Space:
         raise KernelError(
             f"{template}: no kernel for {dtype} heads of {head_dim}: keep this attention as it is"
         )
-    return found.space(problem_of(dtype, head_dim, capability()))
+    return found.space(problem_of(dtype, head_dim, at))
 
 
 def _is_decode(workload: Workload, _: int = 0) -> bool:

@@ -9,12 +9,21 @@ import torch
 from hcompile.errors import EnvironmentFault
 from hcompile.tuning_db.key import Device
 
+OLDEST = 80
+"""Compute capability: bfloat16 and asynchronous copies came with it."""
+
 
 def require_gpu() -> None:
-    """Raises: EnvironmentFault when torch finds no NVIDIA GPU."""
+    """Raises: EnvironmentFault when torch finds no NVIDIA GPU, or one that is too old."""
     if not torch.cuda.is_available() or torch.version.cuda is None:
         raise EnvironmentFault(
             f"target cuda: torch {torch.__version__} finds no NVIDIA GPU: run where there is one, with a CUDA build"
+        )
+
+    major, minor = torch.cuda.get_device_capability()
+    if 10 * major + minor < OLDEST:
+        raise EnvironmentFault(
+            f"target cuda: {torch.cuda.get_device_name()} is sm_{major}{minor}: kernels want sm_{OLDEST} and later"
         )
 
 
