@@ -94,12 +94,19 @@ def sweep_all(
             if not (piece.build(deadline) and (build or piece.measure(deadline))):
                 return f"{name}: {len(piece.passes[0])} of {len(piece.schedules)} points are measured: run this again"
             if not build:
+                if not piece.is_right_anywhere():
+                    return f"{name}: no point is right, see {piece.log}; delete that to try again"
                 piece.sweep().save(record)
     return None
 
 
 class Piece:
-    """One workload's sweep, as far as it is done."""
+    """One workload's sweep, as far as it is done.
+
+    Attributes:
+        schedules: its points; passes: their measurements in each pass, by position.
+        log: what is kept of them between runs.
+    """
 
     def __init__(
         self,
@@ -122,9 +129,9 @@ class Piece:
         # The default schedule first: a trial run of a few points has it too.
         rest = [schedule for schedule in self._space.enumerate() if schedule != self._space.default()]
         self.schedules = [self._space.default(), *rest][:points]
-        self._log = cache / f"{name}-{self._key.digest[:16]}.jsonl"
+        self.log = cache / f"{name}-{self._key.digest[:16]}.jsonl"
         self.passes: list[dict[int, Measurement]] = [{} for _ in range(PASSES)]
-        for line in self._log.read_text().splitlines() if self._log.exists() else []:
+        for line in self.log.read_text().splitlines() if self.log.exists() else []:
             note = json.loads(line)
             if note[1] < len(self.schedules):  # A trial run of a few points leaves out the rest.
                 self._note(*note)
@@ -166,6 +173,9 @@ class Piece:
                     measured = self._measurer.time(self._workload, [schedule], self._target.rounds)[0]
                 self._write(number, position, measured)
         return True
+
+    def is_right_anywhere(self) -> bool:
+        return any(each.ok for each in self.passes[0].values())
 
     def sweep(self) -> Sweep:
         """Return the finished sweep."""
@@ -212,7 +222,7 @@ class Piece:
 
     def _write(self, number: int, position: int, measured: Measurement) -> None:
         line = (number, position, str(measured.status), list(measured.times_us), measured.message)
-        with self._log.open("a") as log:
+        with self.log.open("a") as log:
             log.write(json.dumps(line) + "\n")
         self._note(*line)
         done = len(self.passes[number])

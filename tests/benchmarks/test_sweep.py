@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,8 +75,8 @@ def test_a_sweep_goes_on_where_it_stopped_and_records_what_was_pruned(tmp_path: 
         each.status is not Status.COMPILE_ERROR for each in sweep.points
     ]
     assert len(problem_of(sweep).points) == 4
-    fastest = sweep.features[sweep.points.index(sweep.best())]
-    assert fastest[2:] == pytest.approx(compiler_features({"registers": 31, "stack_bytes": 0}))
+    (quick,) = [at for at, each in enumerate(sweep.points) if each.ok and each.schedule["delay"] == 0]
+    assert sweep.features[quick][2:] == pytest.approx(compiler_features({"registers": 31, "stack_bytes": 0}))
     assert sweep.recorded["machine"] == GPU.to_json()
     assert sweep.recorded["device"]["kind"] == "cuda"
     before = path.read_bytes()
@@ -97,6 +98,14 @@ def test_finished_points_are_not_measured_again(tmp_path: Path) -> None:
     again = [json.loads(line) for line in log.read_text().splitlines()]
     assert again[: len(first)] == first
     assert {position for _, position, *_ in again[len(first) :]} == {2}
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_a_sweep_without_a_right_point_is_no_record(tmp_path: Path) -> None:
+    hopeless = replace(FAKE, backend="tests.tuning.fault_backends:hopeless")
+    unfinished = sweep_all(hopeless, tmp_path / "results", tmp_path / "cache", only="fake-dense")
+    assert unfinished is not None and unfinished.startswith("fake-dense: no point is right, see ")
+    assert list((tmp_path / "results").iterdir()) == []
 
 
 def test_names_of_sweeps_tell_the_targets_apart() -> None:

@@ -142,7 +142,7 @@ class Ahead(FaultBackend):
 
 
 slow = Slow()
-ahead = Ahead(kinds=(RIGHT, WRONG, BUILD_ERROR), delays=(0, 5, 60))
+ahead = Ahead(kinds=(RIGHT, WRONG, BUILD_ERROR), delays=(0, 50, 200))
 without_ahead = Competing(
     "without_ahead", ("tests.tuning.fault_backends:slow", "tests.tuning.fault_backends:ahead")
 )
