@@ -29,7 +29,7 @@ _FIELDS = (
     "points",
     "repeats",
 )
-_TIME_DIGITS = 1  # A tenth of a microsecond is below any noise, and keeps the files small.
+_TIME_DIGITS = 2  # A hundredth of a microsecond is below any noise, and keeps the files small.
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,10 @@ class Sweep:
 
     Attributes:
         name: short name for tables, such as `dense-2048`.
-        recorded: what the times were measured on: date, CPU, versions.
+        recorded: what the times were measured on: date, device, versions.
         points: one measurement per schedule of the space.
-        features: one row per point, as the space encodes it.
+        features: one row per point, as the space encodes it, and what the compiler said where points are compiled
+            ahead; empty for a point that did not compile then, which no search sees (see `tune.Tuner`).
         default: position of the space's default schedule.
         repeats: two timings of one point at different times, by its position, for the noise floor.
         also: positions of the other schedules that a search begins with; no part of the record.
@@ -66,6 +67,14 @@ class Sweep:
             raise ValueError(f"sweep {self.name} has no right point")
         return found
 
+    @property
+    def template(self) -> str:
+        return self.points[0].schedule.template
+
+    def searched(self) -> tuple[int, ...]:
+        """Return the positions of the points that a search sees."""
+        return tuple(position for position, row in enumerate(self.features) if row)
+
     def near_best(self, share: float) -> int:
         """Count the points within `share` of the best."""
         limit = self.best().median_us * (1 + share)
@@ -88,7 +97,7 @@ class Sweep:
             "name": self.name,
             "workload": self.workload.to_json(),
             "recorded": dict(self.recorded),
-            "template": self.points[0].schedule.template,
+            "template": self.template,
             "axes": axes,
             "features": self.features,
             "default": self.default,

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks import gpu_decode
 from hcompile.errors import KernelError
 from hcompile.patterns import Dense, Local
 from hcompile.reference import visible_pairs
@@ -53,6 +54,14 @@ def test_gpus_that_a_template_is_not_for_are_one_line() -> None:
 def test_an_early_start_needs_hopper() -> None:
     assert {each["early"] for each in space("triton_decode").enumerate()} == {0, 1}
     assert {each["early"] for each in space("triton_decode", device=SMALL).enumerate()} == {0}
+
+
+def test_the_decode_space_is_small_enough_to_be_compiled_whole_and_has_what_was_good() -> None:
+    found = space("triton_decode")
+    assert len(list(found.enumerate())) <= 200
+    good = [values for *_, values in gpu_decode.ROWS] + list(gpu_decode.ONES)
+    assert all(Schedule.of("triton_decode", values) in found for values in good)
+    assert len(found.starts()) == 3
 
 
 @pytest.mark.parametrize(("dtype", "head_dim"), [("float32", 128), ("bfloat16", 512), ("bfloat16", 20)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -126,5 +127,23 @@ class Slow(FaultBackend):
         return Schedule.of(self.template, {"fault": RIGHT, "delay": 300})
 
 
+class Ahead(FaultBackend):
+    """Passes for a GPU's, which compiles ahead, though its kernels run here."""
+
+    name = "ahead"
+    template = "ahead_fault"
+    compiles_ahead = True
+
+    def device(self) -> Device:
+        return Device("cuda", "test", "sm_90", cores=2, threads=64, memory_class="1GiB")
+
+    def facts(self, path: Path) -> Mapping[str, float]:
+        return {"registers": 31 + json.loads(path.read_text())["delay"], "stack_bytes": 0}
+
+
 slow = Slow()
+ahead = Ahead(kinds=(RIGHT, WRONG, BUILD_ERROR), delays=(0, 50, 200))
+without_ahead = Competing(
+    "without_ahead", ("tests.tuning.fault_backends:slow", "tests.tuning.fault_backends:ahead")
+)
 rivals = Competing("rivals", ("tests.tuning.fault_backends:slow", "tests.tuning.fault_backends:harmless"))

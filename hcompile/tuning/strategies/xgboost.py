@@ -42,9 +42,7 @@ class ModelGuided:
         prior = len(self._problem.prior_costs)
         if len(history) < (WARM_UP_WITH_PRIOR if prior else WARM_UP) or not any(each.ok for each in history):
             return Proposal(tuple(self._spread(measured, fresh, count, random)))
-        model = CostModel(self._seed)
-        model.fit(*self._training_rows(history, measured))
-        mean, deviation = model.predict(self._problem.features[fresh])
+        mean, deviation = self.predict(history, fresh)
         hope = mean - OPTIMISM * deviation
         ranked = [fresh[row] for row in np.argsort(hope, kind="stable")]
         explored = int(random.binomial(min(count, len(ranked)), EXPLORE))
@@ -52,6 +50,12 @@ class ModelGuided:
         rest = ranked[len(chosen) :]
         chosen += [rest[row] for row in random.permutation(len(rest))[:explored]]
         return Proposal(tuple(chosen), self._problem.time_us(float(hope.min())) if len(hope) else None)
+
+    def predict(self, history: Sequence[Measurement], positions: Sequence[int]) -> tuple[Floats, Floats]:
+        """Return the mean cost of some points `[N]`, learned from a history with a right point, and its deviation."""
+        model = CostModel(self._seed)
+        model.fit(*self._training_rows(history, self._problem.positions(history)))
+        return model.predict(self._problem.features[list(positions)])
 
     def _training_rows(
         self, history: Sequence[Measurement], measured: Sequence[int]
