@@ -107,9 +107,10 @@ class Worker:
     def await_start(self, limit_s: float) -> bool:
         """Wait for the worker to become ready, `limit_s` seconds at most, and return whether it is."""
         until = min(time.monotonic() + limit_s, self.start_deadline)
+        poll = select.poll()
+        poll.register(self.output, select.POLLIN)
         while not self.ready:
-            readable, _, _ = select.select([self.output], [], [], max(0.0, until - time.monotonic()))
-            if not readable:
+            if not poll.poll(1000 * max(0.0, until - time.monotonic())):
                 return False
             try:
                 self.ready = self.receive() is not None
