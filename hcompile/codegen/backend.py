@@ -93,6 +93,9 @@ class Backend(ABC):
         """Return what the compiler said of a built file, such as registers of a thread; the same names for all."""
         return {}
 
+    def warm_up(self) -> None:  # noqa: B027  few have something to do
+        """Do, once in a process that measures, what would take up the time limit of its first candidate."""
+
     @abstractmethod
     def kernel_source_hash(self) -> str:
         """Return the sha256 of all source that decides what a schedule compiles to."""

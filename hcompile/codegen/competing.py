@@ -78,6 +78,10 @@ class Competing(Backend):
     def facts(self, path: Path) -> Mapping[str, float]:
         return self._of(path).facts(path)
 
+    def warm_up(self) -> None:
+        for member in self.members:
+            member.warm_up()
+
     def _of(self, path: Path) -> Backend:
         """Return the member that built a file: its name begins with that of the template."""
         for member in self.members:

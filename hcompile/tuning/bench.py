@@ -40,6 +40,7 @@ class Bench:
         if measures:
             # The first calls into torch take seconds on a busy machine: not at the expense of a candidate's time limit.
             check(attention_reference, _WARM_UP, 0, self.device)
+            self._backend.warm_up()
 
     def operations(self) -> dict[str, Callable[..., dict[str, Any]]]:
         """Return the operations by name; each takes and returns JSON values."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -25,6 +26,10 @@ SLOW_US = 2e6
 ROUNDS = Rounds(slow_us=SLOW_US)
 FINAL_ROUNDS = Rounds(least=10, slow_us=SLOW_US)
 
+MOST_SPARES = 6
+"""With a GPU a measuring process takes some ten seconds to start, and a deadly candidate two to die at most: so many
+that start side by side come about as fast as deadly candidates use them up."""
+
 
 @dataclass(frozen=True, slots=True)
 class MeasureLimits:
@@ -34,6 +39,8 @@ class MeasureLimits:
         build_s, check_s, time_s: time limit of each step.
         memory_bytes: address space that a measuring process may add to what its libraries take.
         workers: processes that build side by side; None for one per core. Only one of them ever times.
+        spares: processes at most that are kept ready to take that one's place once some were lost; None for one per
+            three cores, up to `MOST_SPARES`.
     """
 
     build_s: float = 60.0
@@ -41,6 +48,7 @@ class MeasureLimits:
     time_s: float = 60.0
     memory_bytes: int = 8 << 30
     workers: int | None = None
+    spares: int | None = None
 
 
 class Measurer:
@@ -67,7 +75,11 @@ class Measurer:
             temporary = locked_folder("hcompile-tuning-", Path(tempfile.gettempdir()))
             folder = self._owned.enter_context(temporary)
         self._folder = folder
-        pool = WorkerPool([f"--{name}={value}" for name, value in arguments.items()], self._limits.workers)
+        spares = self._limits.spares
+        if spares is None:
+            spares = min(MOST_SPARES, len(os.sched_getaffinity(0)) // 3)
+        options = [f"--{name}={value}" for name, value in arguments.items()]
+        pool = WorkerPool(options, self._limits.workers, spares)
         self._pool = self._owned.enter_context(pool)
         self._built: dict[tuple[object, ...], Reply] = {}
         self.measured = 0
@@ -128,7 +140,8 @@ class Measurer:
             paths = [reply.values["artifact"] for reply in built]
             request = {"operation": "time", "artifacts": paths, "rounds": asdict(rounds)}
             limit_s = self._limits.time_s * len(paths)
-            replies = [_outcome(self._pool.ask({**request, "workload": workload.to_json()}, limit_s))]
+            timed = self._pool.ask({**request, "workload": workload.to_json()}, limit_s, quiet=True)
+            replies = [_outcome(timed)]
         reply = replies[0]
         if reply.failure is not None:
             return [Measurement(schedule, reply.failure, message=reply.message) for schedule in schedules]

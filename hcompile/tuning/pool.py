@@ -11,29 +11,35 @@ from types import TracebackType
 from typing import Any, Self
 
 from hcompile.errors import EnvironmentFault
-from hcompile.tuning.process import Reply, Worker
+from hcompile.tuning.process import START_LIMIT_S, Reply, Worker
+from hcompile.tuning.spares import Spares
 from hcompile.tuning_db.record import Status
-
-START_LIMIT_S = 120.0
-"""How long a worker may take to import its libraries."""
 
 MOST_WORKERS = 16
 """Each worker holds its own copy of the libraries, a few hundred MB."""
 
 _GRACE_S = 1.0
 
+_FAILED_STARTS = 3
+"""So many starts in turn may fail where one has succeeded before: what a lost one held may take a while to be free."""
+
 
 class WorkerPool:
     """Workers by number; the first one does all the timing, so that only one candidate is timed at a time.
+
+    The first one has spares. While a request is answered whose result is a time, no process of the pool starts.
 
     Workers start when they are first needed, in the thread that asks: on Linux they die with that thread. A context
     manager that ends them.
     """
 
-    def __init__(self, arguments: Sequence[str], size: int | None = None) -> None:
-        """Use `size` workers at most, by default one per available core."""
+    def __init__(self, arguments: Sequence[str], size: int | None = None, spares: int = 0) -> None:
+        """Use `size` workers at most, by default one per available core, and `spares` more for the first of them."""
         self._arguments = tuple(arguments)
         self._workers: list[Worker | None] = [None] * min(MOST_WORKERS, size or len(os.sched_getaffinity(0)))
+        self._spares = Spares(lambda: self._start(0), spares)
+        self._has_started = False
+        self._failed_starts = 0
 
     def __enter__(self) -> Self:
         return self
@@ -45,13 +51,19 @@ class WorkerPool:
 
     def close(self) -> None:
         """End all workers."""
+        for worker in self._workers:
+            if worker is not None:
+                worker.kill()  # All at once: with a GPU each takes a while to end.
+        self._spares.close()
         for number, worker in enumerate(self._workers):
             self._workers[number] = None
             if worker is not None:
                 worker.end()
 
-    def ask(self, request: Mapping[str, Any], limit_s: float) -> Reply:
-        """Let the first worker answer one request."""
+    def ask(self, request: Mapping[str, Any], limit_s: float, *, quiet: bool = False) -> Reply:
+        """Let the first worker answer one request; a `quiet` one waits until no process of the pool is starting."""
+        if quiet:
+            self._await_starts()
         return self._answer([request], limit_s, 1)[0]
 
     def map(self, requests: Sequence[Mapping[str, Any]], limit_s: float) -> list[Reply]:
@@ -77,8 +89,10 @@ class WorkerPool:
                         continue
                     selector.unregister(event.fileobj)
                     self._settle(number, busy.pop(number)[0], reply, replies)
+                # Read once: while one that hangs is ended, the answers of others wait, and are not late for that.
+                now = time.monotonic()
                 for number, (request, deadline) in list(busy.items()):
-                    if time.monotonic() >= deadline:
+                    if now >= deadline:
                         selector.unregister(self._worker(number).output)
                         busy.pop(number)
                         self._lose(number, 0.0)
@@ -95,19 +109,37 @@ class WorkerPool:
         selector: selectors.BaseSelector,
     ) -> tuple[int | None, float]:
         """Give a worker the next request, or start it, and return what it now does until when."""
-        worker = self._worker(number)
+        worker = self._fit_worker(number)
         selector.register(worker.output, selectors.EVENT_READ, number)
         if not worker.ready:
-            return None, time.monotonic() + START_LIMIT_S
+            return None, worker.start_deadline
+        self._has_started, self._failed_starts = True, 0
         index, request = queue.popleft()
         worker.send(request)
         return index, time.monotonic() + limit_s
 
+    def _fit_worker(self, number: int) -> Worker:
+        """Return a worker for a new request, another than before where that one died since, or owes an old answer."""
+        worker = self._workers[number]
+        if worker is not None and worker.ready and (worker.owes or worker.has_ended()):
+            self._lose(number, 0.0)
+        if self._workers[number] is None:
+            self._workers[number] = (None if number else self._spares.take()) or self._start(number)
+        return self._worker(number)
+
+    def _start(self, number: int) -> Worker:
+        return Worker(self._arguments if number else (*self._arguments, "--measures"))
+
+    def _await_starts(self) -> None:
+        """Wait until the first worker and all others that have been begun are ready, or will not be."""
+        self._fit_worker(0)
+        for worker in (*self._workers, *self._spares):
+            if worker is not None:
+                worker.await_start(START_LIMIT_S)
+
     def _worker(self, number: int) -> Worker:
         worker = self._workers[number]
-        if worker is None:
-            arguments = self._arguments if number else (*self._arguments, "--measures")
-            worker = self._workers[number] = Worker(arguments)
+        assert worker is not None
         return worker
 
     def _listen(self, number: int) -> Reply | None:
@@ -122,13 +154,18 @@ class WorkerPool:
 
     def _lose(self, number: int, grace_s: float) -> Reply:
         worker, self._workers[number] = self._worker(number), None
-        return worker.end(grace_s)
+        end = worker.end(grace_s)
+        if number == 0 and worker.ready:
+            self._spares.note_loss()
+        return end
 
     def _settle(self, number: int, request: int | None, reply: Reply, replies: dict[int, Reply]) -> None:
         if request is not None:
             replies[request] = reply
-        elif reply.failure is not None:
-            reason = reply.message.splitlines()[-1]
-            raise EnvironmentFault(f"a measuring process does not start ({reason}): run hcompile doctor")
-        else:
+        elif reply.failure is None:
             self._worker(number).ready = True
+        else:
+            self._failed_starts += 1
+            if not self._has_started or self._failed_starts >= _FAILED_STARTS:
+                reason = reply.message.splitlines()[-1]
+                raise EnvironmentFault(f"a measuring process does not start ({reason}): run hcompile doctor")

@@ -10,18 +10,16 @@ import argparse
 import ctypes
 import json
 import os
-import resource
 import signal
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from hcompile.tuning import confine
 from hcompile.tuning.process import is_memory_error
 from hcompile.tuning_db.record import Status
 
 _PR_SET_PDEATHSIG = 1
-_LARGEST_FILE_BYTES = 1 << 30
 
 
 def main() -> None:
@@ -35,6 +33,7 @@ def main() -> None:
     parser.add_argument("--measures", action="store_true", help="checks and times, not only builds")
     options = parser.parse_args()
     _die_with(options.parent)
+    confine.forbid_core_dumps()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
@@ -42,13 +41,13 @@ def main() -> None:
 
     bench = Bench(options.backend, options.threads, options.measures)
     if bench.device == "cpu":
-        _limit_memory(options.memory_bytes)
+        confine.limit_memory(options.memory_bytes)
     elif options.measures:
-        _limit_device_memory(options.memory_bytes)
+        confine.limit_device_memory(options.memory_bytes)
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in sys.stdin:
         answer = _answer(bench.operations(), json.loads(line))
-        if bench.device != "cpu" and "failure" in answer and options.measures and not _device_answers():
+        if "failure" in answer and options.measures and not confine.device_answers(bench.device):
             answer["last"] = True  # After an illegal access every later call fails too.
         print(json.dumps(answer), file=answers, flush=True)
 
@@ -71,36 +70,6 @@ def _die_with(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # It ended before the call above.
         os._exit(1)
-
-
-def _limit_memory(allowance: int) -> None:
-    """Bound what a candidate may add to the address space and write into one file."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (_LARGEST_FILE_BYTES, _LARGEST_FILE_BYTES))
-    pages = Path("/proc/self/statm")
-    if pages.exists():
-        used = int(pages.read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + allowance, used + allowance))
-
-
-def _limit_device_memory(allowance: int) -> None:
-    """Bound what a candidate may add to the device's memory; address space says nothing there."""
-    import torch
-
-    _, total = torch.cuda.mem_get_info()
-    torch.cuda.set_per_process_memory_fraction(min(1.0, (torch.cuda.memory_reserved() + allowance) / total))
-
-
-def _device_answers() -> bool:
-    """Say whether the device still takes work of this process, and give back what a failed candidate held."""
-    import torch
-
-    try:
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()
-    except RuntimeError:
-        return False
-    return True
 
 
 if __name__ == "__main__":

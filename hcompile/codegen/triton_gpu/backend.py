@@ -122,6 +122,9 @@ class TritonGpu(Backend):
         facts: dict[str, float] = read_built(path)["facts"]
         return facts
 
+    def warm_up(self) -> None:
+        import_module("triton")
+
     def kernel_source_hash(self) -> str:
         return source_hash()
 

@@ -10,6 +10,7 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
+from benchmarks.gpu_fault_kernels import spin, store_at
 from hcompile.codegen.triton_gpu import decode, hopper_prefill, prefill
 from hcompile.codegen.triton_gpu.ahead import Source, compile_ahead, problem_of
 from hcompile.errors import KernelError
@@ -53,6 +54,8 @@ def sources() -> dict[str, tuple[Source, int]]:
         "hopper lists": hopper(schedule("hopper_prefill", 96, keys=64), 96, lists=True),
         "hopper largest": hopper(largest()),
         "hopper too large": hopper(schedule("hopper_prefill", stages=4)),
+        "endless loop": (Source(spin, {"out_ptr": "*i32", "stop_ptr": "*i32"}, {}, 4), 90),
+        "far store": (Source(store_at, {"out_ptr": "*i32", "offset_ptr": "*i64"}, {}, 4), 90),
         "odd rows": (replace(odd, constants={**odd.constants, "ROWS": 100}), 90),
     }
 

@@ -54,6 +54,11 @@ def test_the_hopper_kernel_multiplies_by_warpgroups_and_keeps_its_tiles_in_regis
     assert answers[name]["stack_bytes"] < 128
 
 
+@pytest.mark.parametrize("name", ["endless loop", "far store"])
+def test_kernels_that_misbehave_in_a_benchmark_compile(answers: dict[str, Any], name: str) -> None:
+    check(answers[name])
+
+
 def test_the_largest_rings_that_a_space_calls_legal_fit(answers: dict[str, Any]) -> None:
     check(answers["hopper largest"])
 
