@@ -56,5 +56,5 @@ def test_exit_codes_of_the_error_family() -> None:
 
 def test_versions_are_named_for_every_library_that_makes_a_kernel() -> None:
     versions = library_versions()
-    assert set(versions) == {"hcompile", "torch", "tvm", "tvm_ffi"}
+    assert set(versions) == {"hcompile", "torch", "triton", "tvm", "tvm_ffi"}
     assert all(isinstance(version, str) and version for version in versions.values())

@@ -50,11 +50,12 @@ class LatencyTable:
         return self.node_overhead_us(site) + sum(self.head_us(pattern, site, length) for pattern in heads)
 
     def _knot_us(self, pattern: Pattern, site: Site, length: int) -> float:
-        overhead = self.node_overhead_us(site)
         # Where every key is inside the window a head does what a dense one does.
         seen = Dense() if pattern.params()[0] >= length else pattern
-        # A call may take less than a call of one token by the noise of both: no head is free.
-        return max(self._uniform_us(seen, site, length) - overhead, 0.01 * overhead) / site.q_heads
+        node_us = self._uniform_us(seen, site, length)
+        # On a busy machine a call of one token may wait for its threads longer than a long call takes. Were all of that
+        # overhead, every head would be as good as free, and none worth narrowing: half of a call is its heads'.
+        return max(node_us - self.node_overhead_us(site), 0.5 * node_us) / site.q_heads
 
     def _uniform_us(self, pattern: Pattern, site: Site, length: int) -> float:
         workload = node_workload(
