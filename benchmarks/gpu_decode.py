@@ -31,7 +31,7 @@ from benchmarks.gpu_prefill import (
     relative_error,
     sdpa,
 )
-from benchmarks.gpu_timing import ceilings, time_gpu, versions
+from benchmarks.gpu_timing import ceilings, time_gpu
 from benchmarks.record import RESULTS, paired, save, spread
 from hcompile.codegen.triton_gpu.decode import bind
 from hcompile.codegen.triton_gpu.machine import this_gpu
@@ -68,7 +68,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_grad_enabled(False)
-    measured: dict[str, Any] = {"versions": versions(), "ceilings": ceilings(), "rows": []}
+    measured: dict[str, Any] = {"ceilings": ceilings(), "rows": []}
     read = measured["ceilings"]["read_tbps"]
     click.echo(measured["ceilings"])
     for name, batch, length, pattern, values in ROWS:

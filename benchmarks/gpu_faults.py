@@ -25,7 +25,6 @@ from typing import Any, cast
 import click
 
 from benchmarks.gpu_fault_backend import NAMES, RIGHT, RIGHT_ONES, WANTED, WORKLOAD, GpuFaults, own_kernel
-from benchmarks.gpu_timing import versions
 from benchmarks.record import RESULTS, save
 from hcompile.codegen import get_backend
 from hcompile.errors import EnvironmentFault, KernelError
@@ -85,7 +84,6 @@ def run(faults: GpuFaults, backend: str, limits: MeasureLimits, seconds: float) 
     complaints = complaints_of(records, winner, fatal, faults.bad)
     click.echo("\n".join([*complaints, f"{len(records)} recorded in {wall_s:.0f} s"]))
     return {
-        "libraries": versions(),
         "check_limit_s": CHECK_S,
         "bad": faults.bad,
         "recorded": len(records),

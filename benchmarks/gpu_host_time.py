@@ -25,7 +25,6 @@ import torch.nn.functional as F
 
 from benchmarks.gpu_decode import ONES
 from benchmarks.gpu_prefill import HEADS, KV_HEADS, heads, space
-from benchmarks.gpu_timing import versions
 from benchmarks.record import RESULTS, save, spread
 from hcompile.codegen.triton_gpu import decode, hopper_prefill, prefill
 from hcompile.codegen.triton_gpu.machine import this_gpu
@@ -53,7 +52,7 @@ def main() -> None:
     times_us = measure(options.rounds)
     for name, spread_us in times_us.items():
         click.echo(f"{name}: {spread_us['median']:.1f} us a call")
-    measured = {"versions": versions(), "calls_a_round": CALLS, "us_a_call": times_us}
+    measured = {"calls_a_round": CALLS, "us_a_call": times_us}
     click.echo(save("gpu-host-time", this_gpu(), measured, options.results))
 
 

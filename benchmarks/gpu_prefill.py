@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from benchmarks.gpu_timing import ceilings, time_gpu, versions
+from benchmarks.gpu_timing import ceilings, time_gpu
 from benchmarks.record import RESULTS, paired, save, spread
 from hcompile.codegen.triton_gpu.ahead import problem_of
 from hcompile.codegen.triton_gpu.hopper_prefill import bind
@@ -81,7 +81,7 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_grad_enabled(False)
     chosen = [row for row in ROWS if not options.rows or row.name in options.rows.split(",")]
-    measured: dict[str, Any] = {"versions": versions(), "ceilings": ceilings(), "rows": [], "mixed": []}
+    measured: dict[str, Any] = {"ceilings": ceilings(), "rows": [], "mixed": []}
     click.echo(measured["ceilings"])
     for row in chosen:
         measured["rows"].append(measure(row, options.rounds))

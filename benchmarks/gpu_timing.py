@@ -6,13 +6,11 @@ Each round begins with another call: what stands behind a long call finds the de
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 from statistics import median
 
 import torch
 
 from hcompile.tuning.gpu_clock import enqueue
-from hcompile.versions import library_versions
 
 
 def time_gpu(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -43,8 +41,3 @@ def ceilings() -> dict[str, float]:
         "read_tbps": round(2**31 / middle["read"] / 1e6, 3),
         "copy_tbps": round(2 * 2**31 / middle["copy"] / 1e6, 3),
     }
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of libraries that GPU kernels depend on."""
-    return library_versions() | {"triton": version("triton")}

@@ -36,7 +36,7 @@ from hcompile.policy.metrics.base import degradation
 from hcompile.policy.statistics import upper_bound
 from hcompile.program import Program
 from hcompile.runtime.dispatch import safe_tables
-from hcompile.runtime.module import Lowered
+from hcompile.runtime.module import Lowered, graphs_without_padding
 
 DISTANCES = (1024, 2048, 3072, 4096, 5120, 6000)
 PAIRS_A_DOCUMENT = 12
@@ -146,7 +146,7 @@ def main(model: Path, plan: Path | None, documents: int, length: int, seed: int,
     assert chosen is not None
     interface = Interface.of(program)
     dense, hybrid = (
-        logits_of(graph, interface, program.device) for graph in (lowered.dense, lowered.hybrid_unpadded)
+        logits_of(graph, interface, program.device) for graph in graphs_without_padding(program, lowered)
     )
     files = spread(standard_library(length), documents)
     report = {

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from hcompile.codegen.registry import TARGETS
+
 Option = Callable[[Any], Any]
 
 _UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -73,7 +75,7 @@ seed: Option = click.option(
 )
 target: Option = click.option(
     "--target",
-    type=click.Choice(("cpu", "cuda")),
+    type=click.Choice(sorted(TARGETS)),
     default="cpu",
     show_default=True,
     help="What the artifact runs on: this CPU, or this machine's NVIDIA GPU.",
