@@ -25,14 +25,10 @@ class Competing(Backend):
         self._names = members
 
     @cached_property
-    def _members(self) -> tuple[Backend, ...]:
+    def members(self) -> tuple[Backend, ...]:
         from hcompile.codegen.registry import get_backend
 
         return tuple(get_backend(name) for name in self._names)
-
-    @property
-    def members(self) -> tuple[Backend, ...]:
-        return self._members
 
     @property
     def device_type(self) -> str:  # type: ignore[override]
