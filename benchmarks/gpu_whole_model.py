@@ -1,10 +1,12 @@
 """Measures prefill of a whole model on a GPU: Llama-3.2-1B's shape, random weights, bfloat16, the last token's logits.
 
-    python -m benchmarks.gpu_whole_model [--lengths N,...] [--planned N] [--layers N] [--results FOLDER]
+    python -m benchmarks.gpu_whole_model [--lengths N,...] [--planned N] [--layers N] [--artifact FILE]
+                                         [--results FOLDER]
 
 The plan is given: of 32 query heads those of one KV group are dense, 1 in 8; the others see a window of 512 and 64
 sinks. One artifact serves all lengths; the dense baselines are those of `hcompile bench`, of which two are compiled
-anew for each length. What is timed is a call from the host until the device is done.
+anew for each length. What is timed is a call from the host until the device is done. With `--artifact`, what optimizing
+gave is kept there, and taken from there when it exists: so the lengths can be measured in more than one run.
 """
 
 from __future__ import annotations
@@ -79,29 +81,41 @@ def plan_of(sites: tuple[Site, ...]) -> Plan:
     )
 
 
-def measure(lengths: tuple[int, ...], planned: int, layers: int, folder: Path) -> dict[str, Any]:
+def optimized(artifact: Path, planned: int, layers: int) -> dict[str, Any]:
+    """Write the artifact, and beside it what optimizing reported, unless both exist; return the report."""
+    told = artifact.with_suffix(".optimize.json")
+    if not (artifact.exists() and told.exists()):
+        ids = torch.randint(128_000, (2, 48), generator=torch.Generator().manual_seed(SEED))
+        model = hcompile.load_module(llama_1b(layers), ((ids,), {}), source="llama-3.2-1b shape")
+        plan = artifact.with_suffix(".plan.json")
+        plan.write_text(json.dumps(plan_of(model.program.sites).to_json()))
+        request = OptimizeRequest(
+            "llama-3.2-1b",
+            artifact,
+            plan=plan,
+            lengths=(min(2048, planned), planned),
+            trials=12,
+            backend="cuda",
+        )
+        report = optimize(request, lambda stage, *_: click.echo(stage, err=True), model=model).to_json()
+        names = ("stages", "kernels_measured", "crossover", "removed")
+        told.write_text(json.dumps({name: report[name] for name in names}, indent=1))
+        del model
+        torch.cuda.empty_cache()
+    found: dict[str, Any] = json.loads(told.read_bytes())
+    return found
+
+
+def measure(artifact: Path, lengths: tuple[int, ...], planned: int, layers: int) -> dict[str, Any]:
     """Return the reports of optimizing and of benchmarking."""
-    ids = torch.randint(128_000, (2, 48), generator=torch.Generator().manual_seed(SEED))
-    model = hcompile.load_module(llama_1b(layers), ((ids,), {}), source="llama-3.2-1b shape")
-    plan = folder / "plan.json"
-    plan.write_text(json.dumps(plan_of(model.program.sites).to_json()))
-    artifact = folder / "model.hcm"
-    request = OptimizeRequest(
-        "llama-3.2-1b", artifact, plan=plan, lengths=(min(2048, planned), planned), trials=12, backend="cuda"
-    )
-    report = optimize(request, lambda stage, *_: click.echo(stage, err=True), model=model)
-    click.echo(json.dumps([report.stages, report.crossover]))
-    del model
-    torch.cuda.empty_cache()
-    request_of_bench = BenchRequest(artifact, lengths, memory=True, least=3, most=30, enough_s=1.0)
-    result = bench(request_of_bench, found=_tell)
+    report = optimized(artifact, planned, layers)
+    click.echo(json.dumps(report))
+    request = BenchRequest(artifact, lengths, memory=True, least=3, most=30, enough_s=1.0)
     return {
         "layers": layers,
         "plan": f"{DENSE_HEADS} of 32 heads dense, one KV group; the others {WINDOW.label()}",
-        "optimize": {
-            name: report.to_json()[name] for name in ("stages", "kernels_measured", "crossover", "removed")
-        },
-        "bench": result.to_json(),
+        "optimize": report,
+        "bench": bench(request, found=_tell).to_json(),
     }
 
 
@@ -118,11 +132,13 @@ def main() -> None:
     parser.add_argument("--lengths", default=",".join(map(str, LENGTHS)))
     parser.add_argument("--planned", type=int, default=131072, help="tokens that kernels are tuned for")
     parser.add_argument("--layers", type=int, default=16)
+    parser.add_argument("--artifact", type=Path, help="default: a temporary file")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     lengths = tuple(int(length) for length in options.lengths.split(","))
     with tempfile.TemporaryDirectory() as folder:
-        measured = measure(lengths, options.planned, options.layers, Path(folder))
+        artifact = options.artifact or Path(folder) / "model.hcm"
+        measured = measure(artifact, lengths, options.planned, options.layers)
     click.echo(save("gpu-whole-model", this_gpu(), measured, options.results))
 
 
