@@ -1,4 +1,4 @@
-"""The one attention operator of the house, `torch.ops.hcompile.attention`, for prefill and decode, CPU and GPU.
+"""The attention operator of the house, `torch.ops.hcompile.attention`, for prefill and decode, CPU and GPU.
 
     attention(q, k, v, key_mask, head_params, block_ptr, block_index, q_offset, scale, causal, binding) -> out
 
@@ -6,13 +6,19 @@
     k, v         [B, Hkv, Sk, D], Hkv divides Hq; query head h reads KV head h // (Hq // Hkv)
     key_mask     bool [B, Sk], True for valid keys, or None
     head_params  int32 [Hq, 2]: (window, sinks) of each query head
-    block_ptr, block_index   lists of key blocks for families that choose blocks; None for position-only families
+    block_ptr    int32 [B * Hq * ceil(Sq / 128) + 1], where in block_index the list of each 128 queries begins; None
+                 where no head reads lists. A head with the window 0 sees what its lists name
+    block_index  int32 [entries], 4 * (block of 64 keys), + 1 where the first 64 of the queries see it, + 2 where the
+                 last 64 do; an entry a block at most
     q_offset     absolute position of the first query
     binding      key into the table of bound kernels; "" computes the reference
     out          [B, Hq, Sq, D] in the dtype of q, memory [B, Sq, Hq, D]
 
 What a query sees is defined in `hcompile.patterns.base`. A node's kernel is bound once, when a module is lowered;
 a call looks it up by its binding and does nothing else.
+
+Lowered graphs call `torch.ops.hcompile.bound_attention`, the same without gradients: a call of an operator with a
+gradient in Python goes through torch's dispatcher and Python twice.
 """
 
 from __future__ import annotations
@@ -23,20 +29,21 @@ from typing import Any, Protocol
 import torch
 
 from hcompile.errors import KernelError
-from hcompile.reference import attention_reference
+from hcompile.reference import LIST_QUERIES, attention_reference
 
 SCHEMA = (
-    "attention(Tensor q, Tensor k, Tensor v, Tensor? key_mask, Tensor head_params, Tensor? block_ptr, "
+    "(Tensor q, Tensor k, Tensor v, Tensor? key_mask, Tensor head_params, Tensor? block_ptr, "
     "Tensor? block_index, SymInt q_offset, float scale, bool causal, str binding) -> Tensor"
 )
 _GRADIENT_ROWS = 1024
 
 _library = torch.library.Library("hcompile", "DEF")
-_library.define(SCHEMA, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order))
+for _name in ("attention", "bound_attention"):
+    _library.define(_name + SCHEMA, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order))
 
 
 class Kernel(Protocol):
-    """A bound kernel: what a backend's `load` returns."""
+    """A bound kernel: what a backend's `load` returns. Raises KernelError where it reads no lists and is given some."""
 
     def __call__(
         self,
@@ -48,6 +55,8 @@ class Kernel(Protocol):
         q_offset: int,
         scale: float,
         causal: bool,
+        block_ptr: torch.Tensor | None = None,
+        block_index: torch.Tensor | None = None,
     ) -> torch.Tensor: ...
 
 
@@ -57,6 +66,12 @@ def empty_output(q: torch.Tensor) -> torch.Tensor:
     return q.new_empty_strided(
         (batch, heads, length, head_dim), (length * heads * head_dim, head_dim, heads * head_dim, 1)
     )
+
+
+def refuse_lists(block_ptr: torch.Tensor | None) -> None:
+    """Raise KernelError where a call has lists: for kernels that read none."""
+    if block_ptr is not None:
+        raise KernelError("attention: this kernel reads no lists of key blocks: leave the node unbound")
 
 
 def chosen_by(choose: Callable[[torch.Tensor], Kernel]) -> Kernel:
@@ -94,7 +109,9 @@ def _attention(
         raise KernelError(
             f"no kernel is bound as {binding!r} in this process: load the artifact with hcompile.load"
         )
-    return kernel(q, k, v, key_mask, head_params, q_offset, scale, causal)
+    if block_ptr is None:
+        return kernel(q, k, v, key_mask, head_params, q_offset, scale, causal)
+    return kernel(q, k, v, key_mask, head_params, q_offset, scale, causal, block_ptr, block_index)
 
 
 def _attention_fake(
@@ -111,6 +128,7 @@ def _attention_fake(
     binding: str,
 ) -> torch.Tensor:
     _check_arguments(q, k, v, key_mask, head_params)
+    _check_lists(q, block_ptr, block_index)
     return empty_output(q)
 
 
@@ -152,15 +170,32 @@ def _check_arguments(
         )
 
 
+def _check_lists(q: torch.Tensor, block_ptr: torch.Tensor | None, block_index: torch.Tensor | None) -> None:
+    if block_ptr is None or block_index is None:
+        torch._check(
+            block_ptr is block_index, lambda: "attention: give both of block_ptr and block_index, or none"
+        )
+        return
+    torch._check(
+        block_ptr.dtype == block_index.dtype == torch.int32,
+        lambda: f"attention: block_ptr, block_index are {block_ptr.dtype}, {block_index.dtype}: wanted int32",
+    )
+    lists = q.shape[0] * q.shape[1] * ((q.shape[2] + LIST_QUERIES - 1) // LIST_QUERIES)
+    torch._check(
+        block_ptr.dim() == block_index.dim() == 1 and block_ptr.shape[0] == lists + 1,
+        lambda: f"attention: block_ptr is {tuple(block_ptr.shape)}, wanted [{lists + 1}]",
+    )
+
+
 def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-    q, k, v, key_mask, head_params, _, _, q_offset, scale, causal, _ = inputs
-    ctx.save_for_backward(q, k, v, key_mask, head_params)
+    q, k, v, key_mask, head_params, block_ptr, block_index, q_offset, scale, causal, _ = inputs
+    ctx.save_for_backward(q, k, v, key_mask, head_params, block_ptr, block_index)
     ctx.call = (q_offset, scale, causal)
 
 
 def _gradient(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     """Recompute the reference in slices of query rows, so that no [Sq, Sk] matrix of a whole head is kept."""
-    q, k, v, key_mask, head_params = ctx.saved_tensors
+    q, k, v, key_mask, head_params, block_ptr, block_index = ctx.saved_tensors
     q_offset, scale, causal = ctx.call
     keys, values = k.detach().requires_grad_(), v.detach().requires_grad_()
     # Slices add up in float32 at least, whatever the dtype of the keys.
@@ -175,7 +210,9 @@ def _gradient(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         with torch.enable_grad():
             queries = q[:, :, rows].detach().requires_grad_()
             out = attention_reference(
-                queries, keys, values, key_mask, head_params, q_offset + first, scale, causal
+                *(queries, keys, values, key_mask, head_params, q_offset + first, scale, causal),
+                *(block_ptr, block_index),
+                first_row=first,
             )
         slice_q, slice_k, slice_v = torch.autograd.grad(out, (queries, keys, values), grad[:, :, rows])
         grad_q[:, :, rows] = slice_q
@@ -184,8 +221,10 @@ def _gradient(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype), *(None,) * 8
 
 
-_library.impl("attention", _attention, "CompositeExplicitAutograd")
-torch.library.register_fake("hcompile::attention", _attention_fake, lib=_library)
+for _name in ("attention", "bound_attention"):
+    _library.impl(_name, _attention, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"hcompile::{_name}", _attention_fake, lib=_library)
 torch.library.register_autograd("hcompile::attention", _gradient, setup_context=_keep_inputs, lib=_library)
 
 attention = torch.ops.hcompile.attention.default
+bound_attention = torch.ops.hcompile.bound_attention.default

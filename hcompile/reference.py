@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import torch
 
+LIST_BLOCK = 64
+"""Queries, and keys, of a block that a list names. Kernel tiles divide or multiply it: tuning changes no result."""
+LIST_QUERIES = 2 * LIST_BLOCK
+"""Queries that share a list: an entry says which halves of them see its block."""
 _ROWS_AT_ONCE = 1024
 
 
@@ -12,12 +16,35 @@ def first_valid_key(key_mask: torch.Tensor) -> torch.Tensor:
     return key_mask.to(torch.uint8).argmax(dim=1)
 
 
+def listed_blocks(
+    block_ptr: torch.Tensor, block_index: torch.Tensor, batch: int, heads: int, kv_len: int
+) -> torch.Tensor:
+    """Return which blocks of `LIST_BLOCK` keys are in the list of each block of queries.
+
+    Args:
+        block_ptr, block_index: lists as the operator takes them (`hcompile.operator`).
+
+    Returns:
+        bool `[B, H, query blocks, key blocks]`.
+    """
+    tiles, blocks = (len(block_ptr) - 1) // (batch * heads), -(-kv_len // LIST_BLOCK)
+    counts = block_ptr.diff().long()
+    tile = torch.arange(batch * heads * tiles, device=block_ptr.device).repeat_interleave(counts)
+    entries = block_index[: len(tile)].long()
+    listed = torch.zeros(batch * heads * tiles, 2, blocks, dtype=torch.bool, device=block_ptr.device)
+    for half in range(2):
+        seen = (entries >> half) & 1 != 0
+        listed[tile[seen], half, (entries >> 2)[seen]] = True
+    return listed.view(batch, heads, 2 * tiles, blocks)
+
+
 def visible_pairs(
     head_params: torch.Tensor,
     positions: torch.Tensor,
     kv_len: int,
     key_mask: torch.Tensor | None,
     causal: bool,
+    listed: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return which keys each query sees.
 
@@ -27,6 +54,8 @@ def visible_pairs(
         kv_len: number of keys Sk.
         key_mask: bool `[B, Sk]`, True for valid keys, or None.
         causal: hide later keys.
+        listed: bool `[B, H, Sq, key blocks]`, what a query of a head with the window 0 sees; None where no head reads
+            lists.
 
     Returns:
         bool `[B or 1, H, Sq, Sk]`.
@@ -42,6 +71,8 @@ def visible_pairs(
     near = (position - key).abs() < window
     sink = key < start[:, None, None, None] + sinks
     seen = near | sink
+    if listed is not None:
+        seen = torch.where(window == 0, listed[..., key // LIST_BLOCK], seen)
     if causal:
         seen = seen & (key <= position)
     if key_mask is not None:
@@ -58,6 +89,10 @@ def attention_reference(
     q_offset: int,
     scale: float,
     causal: bool,
+    block_ptr: torch.Tensor | None = None,
+    block_index: torch.Tensor | None = None,
+    *,
+    first_row: int = 0,
 ) -> torch.Tensor:
     """Compute softmax(scale * Q K^T restricted to the visible pairs) V.
 
@@ -68,6 +103,8 @@ def attention_reference(
         q: `[B, Hq, Sq, D]`. k, v: `[B, Hkv, Sk, D]`, Hq a multiple of Hkv.
         key_mask, head_params, causal: as in `visible_pairs`.
         q_offset: absolute position of the first query.
+        block_ptr, block_index: lists of key blocks as `hcompile.operator` has them; None where no head reads any.
+        first_row: which query of those that the lists speak of is the first one here.
 
     Returns:
         `[B, Hq, Sq, D]` in the dtype of `q`, laid out as `[B, Sq, Hq, D]` in memory.
@@ -77,11 +114,15 @@ def attention_reference(
     kv_heads, kv_len = k.shape[1], k.shape[2]
     keys = k.to(dtype)[:, :, None]
     values = v.to(dtype)[:, :, None]
+    blocks = None
+    if block_ptr is not None and block_index is not None:
+        blocks = listed_blocks(block_ptr, block_index, len(q), q_heads, kv_len)
     pieces = []
     for first in range(0, q_len, _ROWS_AT_ONCE):
         last = min(q_len, first + _ROWS_AT_ONCE)
-        positions = torch.arange(first, last, device=q.device) + q_offset
-        seen = visible_pairs(head_params, positions, kv_len, key_mask, causal)
+        rows_at = torch.arange(first, last, device=q.device)
+        listed = None if blocks is None else blocks[:, :, (first_row + rows_at) // LIST_BLOCK]
+        seen = visible_pairs(head_params, rows_at + q_offset, kv_len, key_mask, causal, listed)
         seen = seen.unflatten(1, (kv_heads, q_heads // kv_heads))
         rows = q[:, :, first:last].to(dtype).unflatten(1, (kv_heads, q_heads // kv_heads))
         scores = (rows @ keys.transpose(-1, -2)) * scale

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
+from hcompile.operator import bound_attention
 from hcompile.passes.sites import BINDING, KEY_MASK, K, Q, V, arguments
 from hcompile.program import Program
 from hcompile.site import Site
@@ -16,13 +17,15 @@ _aten = torch.ops.aten
 
 
 def lower(program: Program, bindings: Mapping[str, str]) -> Program:
-    """Return the program with each site's kernel bound by its key; sites without one keep the reference.
+    """Return the program to run, without gradients: each site's kernel bound by its key; sites without one keep the
+    reference.
 
     Args:
         bindings: key of the bound kernel (`operator.bind`) by site name.
     """
     graph = program.edit()
     for site, node in program.attention_nodes(graph):
+        node.target = bound_attention
         node.update_arg(BINDING, bindings.get(site.name, ""))
     return program.with_graph(graph)
 

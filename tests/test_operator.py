@@ -10,7 +10,7 @@ from torch._subclasses import FakeTensorMode
 
 from hcompile import operator
 from hcompile.errors import KernelError
-from hcompile.operator import attention, bind
+from hcompile.operator import attention, bind, bound_attention
 from hcompile.patterns import UNBOUNDED
 from hcompile.reference import attention_reference
 
@@ -61,6 +61,70 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("case", ["memory by token", "decode"])
 def test_torch_accepts_the_registration(case: str) -> None:
     torch.library.opcheck(attention, arguments(**CASES[case]))
+
+
+def test_torch_accepts_the_operator_of_lowered_graphs() -> None:
+    torch.library.opcheck(bound_attention, arguments(padded=True, by_token=True))
+
+
+def test_lowered_graphs_call_no_python_but_the_kernel() -> None:
+    """A gradient in Python would be called first, in graphs that never want one."""
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    assert has_kernel("hcompile::attention", "Autograd")
+    assert not has_kernel("hcompile::bound_attention", "Autograd")
+
+
+def lists_of(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the lists of which blocks of 64 keys each block of 64 queries sees: bool `[B, H, 2 * tiles, blocks]`."""
+    pointers, entries = [0], []
+    for tile in blocks.flatten(0, 2).unflatten(0, (-1, 2)).tolist():
+        for block, halves in enumerate(zip(*tile, strict=True)):
+            if any(halves):
+                entries.append(4 * block + halves[0] + 2 * halves[1])
+        pointers.append(len(entries))
+    return torch.tensor(pointers, dtype=torch.int32), torch.tensor(entries, dtype=torch.int32)
+
+
+@pytest.fixture
+def listed() -> tuple[tuple[Any, ...], torch.Tensor]:
+    """Return a call over 200 tokens whose first and third head read lists, and which pairs those see."""
+    call = list(arguments(grad=True, padded=True, q_len=200, kv_len=200))
+    blocks = torch.rand(2, 4, 4, 4, generator=torch.Generator().manual_seed(2)) < 0.5
+    blocks[0, 0, 1] = False  # Rows that see nothing.
+    params = torch.tensor([(0, 0), (20, 3), (0, 0), (UNBOUNDED, 0)], dtype=torch.int32)
+    blocks[:, [1, 3]] = False
+    call[4:7] = params, *lists_of(blocks)
+    return tuple(call), blocks.repeat_interleave(64, 2).repeat_interleave(64, 3)[:, :, :200, :200]
+
+
+def test_a_head_that_reads_lists_sees_those_blocks_alone(
+    listed: tuple[tuple[Any, ...], torch.Tensor],
+) -> None:
+    call, blocks = listed
+    q, k, v, key_mask = (each.detach() for each in call[:4])
+    with torch.no_grad():
+        out = attention(*call)
+    position = torch.arange(200)
+    seen = blocks & key_mask[:, None, None, :] & (position <= position[:, None])
+    for head in (0, 2):
+        scores = q[:, head] @ k[:, head // 2].transpose(1, 2) * call[8]
+        weights = scores.masked_fill(~seen[:, head], float("-inf")).softmax(-1).nan_to_num(0.0)
+        torch.testing.assert_close(out[:, head], weights @ v[:, head // 2])
+    without = attention_reference(q, k, v, key_mask, call[4], 0, call[8], True)
+    torch.testing.assert_close(out[:, [1, 3]], without[:, [1, 3]])
+
+
+def test_gradients_through_lists_equal_autograd_through_the_reference(
+    listed: tuple[tuple[Any, ...], torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operator, "_GRADIENT_ROWS", 48)
+    call, _ = listed
+    grad = torch.randn(call[0].shape, generator=torch.Generator().manual_seed(1))
+    found = torch.autograd.grad(attention(*call), call[:3], grad)
+    q, k, v, key_mask, params, block_ptr, block_index, offset, scale, causal, _ = call
+    out = attention_reference(q, k, v, key_mask, params, offset, scale, causal, block_ptr, block_index)
+    for one, other in zip(found, torch.autograd.grad(out, call[:3], grad), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("by_token", [True, False])
@@ -181,6 +245,7 @@ WRONG: dict[str, tuple[int, torch.Tensor, str]] = {
         PARAMS.long(),
         r"head_params is torch.int64 \(4, 2\), wanted int32 \[4, 2\]",
     ),
+    "one of two lists": (5, torch.zeros(9, dtype=torch.int32), "give both of block_ptr and block_index"),
     "rows of the parameters": (4, PARAMS[:3], r"torch.int32 \(3, 2\), wanted int32 \[4, 2\]"),
 }
 

@@ -115,12 +115,14 @@ def bind(schedule: Schedule) -> Kernel:
         q_offset: int,
         scale: float,
         causal: bool,
+        block_ptr: torch.Tensor | None = None,
+        block_index: torch.Tensor | None = None,
     ) -> torch.Tensor:
         heads, kv_len = q.shape[1], k.shape[2]
         aligned = (not causal or (q.shape[2] == kv_len and not q_offset)) and kv_len > 1
         if key_mask is not None or not aligned or orders.of(head_params).long_heads(kv_len) < heads:
             ours = _ours(str(q.dtype).removeprefix("torch."), q.shape[3], heads // k.shape[1], causal)
-            return ours(q, k, v, key_mask, head_params, q_offset, scale, causal)
+            return ours(q, k, v, key_mask, head_params, q_offset, scale, causal, block_ptr, block_index)
         out = library(q, k, v, causal, scale)
         # The operator's memory is [B, S, H, D], which both libraries give for queries of that layout.
         return out.transpose(1, 2).contiguous().transpose(1, 2)

@@ -16,7 +16,7 @@ from hcompile.codegen.triton_gpu.inputs import (
 from hcompile.codegen.triton_gpu.kernels.decode import decode
 from hcompile.codegen.triton_gpu.launch import Call, Launcher
 from hcompile.errors import KernelError
-from hcompile.operator import Kernel, empty_output
+from hcompile.operator import Kernel, empty_output, refuse_lists
 from hcompile.schedules.schedule import Schedule
 from hcompile.schedules.templates.gpu_tiles import padded_head
 from hcompile.schedules.templates.triton_decode import MOST_ROWS
@@ -106,8 +106,11 @@ def bind(schedule: Schedule) -> Kernel:
         q_offset: int,
         scale: float,
         causal: bool,
+        block_ptr: torch.Tensor | None = None,
+        block_index: torch.Tensor | None = None,
         table: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        refuse_lists(block_ptr)
         more = None if table is None else (table.shape, table.stride(), table.dtype, table.device)
         params = head_params.shape, head_params.dtype, head_params.device
         facts = (params, more, q_offset, scale, causal, facts_of(q, k, v, key_mask))
@@ -122,7 +125,7 @@ def bind(schedule: Schedule) -> Kernel:
                 return empty_output(q)
             dense = dense_rows(q), dense_rows(k), dense_rows(v)
             if not (dense[0] is q and dense[1] is k and dense[2] is v):
-                return kernel(*dense, key_mask, head_params, q_offset, scale, causal, table)
+                return kernel(*dense, key_mask, head_params, q_offset, scale, causal, table=table)
         out = empty_output(q)
         if call is None:
             masked_keys = key_mask is not None

@@ -24,6 +24,7 @@ from hcompile.codegen.triton_gpu.kernels.hopper_prefill import REGISTERS, hopper
 from hcompile.codegen.triton_gpu.launch import Call, Launcher
 from hcompile.errors import KernelError
 from hcompile.operator import Kernel, empty_output
+from hcompile.reference import LIST_BLOCK, LIST_QUERIES
 from hcompile.schedules.schedule import Schedule
 from hcompile.schedules.templates.gpu_tiles import padded_head
 
@@ -124,6 +125,10 @@ def bind(schedule: Schedule) -> Kernel:
         assert order is not None  # A call is ready for an order that is known.
         lists = entries = head_params
         if order.lists:
+            if (rows, keys) != (LIST_QUERIES, LIST_BLOCK):
+                raise KernelError(
+                    f"attention: tiles of {rows} by {keys} read no lists: wanted {LIST_QUERIES} by {LIST_BLOCK}"
+                )
             lists, entries = _lists(block_ptr, block_index, q.shape[0] * q.shape[1] * -(-q.shape[2] // rows))
         out = empty_output(q)
         valid, mask = masked(head_params, key_mask)

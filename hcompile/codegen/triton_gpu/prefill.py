@@ -15,8 +15,7 @@ from hcompile.codegen.triton_gpu.inputs import (
 )
 from hcompile.codegen.triton_gpu.kernels.prefill import prefill
 from hcompile.codegen.triton_gpu.launch import Call, Launcher
-from hcompile.errors import KernelError
-from hcompile.operator import Kernel, empty_output
+from hcompile.operator import Kernel, empty_output, refuse_lists
 from hcompile.schedules.schedule import Schedule
 from hcompile.schedules.templates.gpu_tiles import padded_head
 
@@ -57,7 +56,10 @@ def bind(schedule: Schedule) -> Kernel:
         q_offset: int,
         scale: float,
         causal: bool,
+        block_ptr: torch.Tensor | None = None,
+        block_index: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        refuse_lists(block_ptr)
         order = orders.known(head_params)
         facts = (q_offset, scale, causal, facts_of(q, k, v, key_mask))
         call = launch.ready((order, facts))
@@ -69,8 +71,6 @@ def bind(schedule: Schedule) -> Kernel:
             if not q.numel():
                 return empty_output(q)
             order = orders.of(head_params)
-            if order.lists:
-                raise KernelError("attention: heads with lists want the Hopper kernel")
         assert order is not None  # A call is ready for an order that is known.
         out = empty_output(q)
         if call is None:

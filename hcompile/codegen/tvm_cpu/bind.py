@@ -11,7 +11,7 @@ from struct import Struct
 import torch
 
 from hcompile.errors import EnvironmentFault, KernelError
-from hcompile.operator import Kernel, empty_output
+from hcompile.operator import Kernel, empty_output, refuse_lists
 
 _MAPS = Path("/proc/self/maps")
 _DTYPES = {2: torch.bfloat16, 4: torch.float32}
@@ -50,7 +50,10 @@ def load_kernel(path: Path) -> Kernel:
         q_offset: int,
         scale: float,
         causal: bool,
+        block_ptr: torch.Tensor | None = None,
+        block_index: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        refuse_lists(block_ptr)
         batch, q_heads, q_len, size = q.shape
         if size != head_dim or q.dtype is not dtype or k.dtype is not dtype or v.dtype is not dtype:
             raise KernelError(
