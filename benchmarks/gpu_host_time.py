@@ -4,7 +4,7 @@ the GPU waits for the host.
     python -m benchmarks.gpu_host_time [--rounds N] [--results FOLDER]
 
 32 query and 8 KV heads of 128, bfloat16, few tokens. Peers are SDPA and an empty kernel's launch, `torch.Tensor.zero_`
-of one element. `same` repeats one call; `other addresses` goes round many copies of its tensors; `other lengths` goes
+of one element. `same` repeats one call, `by the operator` through torch's dispatcher as graphs do; `other addresses` goes round many copies of its tensors; `other lengths` goes
 up by a key at each call, so that checks and sizes are made anew: what the first layer of a decode step sees, where the
 others see `same`. All calls in turn; timing needs a machine that does nothing else.
 """
@@ -28,7 +28,7 @@ from benchmarks.gpu_prefill import HEADS, KV_HEADS, heads, space
 from benchmarks.record import RESULTS, save, spread
 from hcompile.codegen.triton_gpu import decode, hopper_prefill, prefill
 from hcompile.codegen.triton_gpu.machine import this_gpu
-from hcompile.operator import Kernel
+from hcompile.operator import Kernel, bind, bound_attention
 from hcompile.patterns import Dense
 from hcompile.schedules import Schedule
 from hcompile.schedules.templates import hopper_prefill as hopper_space
@@ -68,7 +68,7 @@ def measure(rounds: int) -> dict[str, Any]:
         kernels["decode, early"] = decode.bind(Schedule.of(triton_decode.NAME, ONES[0]))
     for name, kernel in kernels.items():
         queries, length = (1, CACHE) if name.startswith("decode") else (QUERIES, QUERIES)
-        calls |= {f"{name}, {what}": call for what, call in ours(kernel, queries, length).items()}
+        calls |= {f"{name}, {what}": call for what, call in ours(kernel, name, queries, length).items()}
     q, k, v = inputs(QUERIES, QUERIES)
     sdpa = partial(F.scaled_dot_product_attention, enable_gqa=True)
     calls["SDPA, prefill"] = partial(sdpa, q, k, v, is_causal=True)
@@ -78,8 +78,13 @@ def measure(rounds: int) -> dict[str, Any]:
         return timed(calls, rounds)
 
 
-def ours(kernel: Kernel, queries: int, length: int) -> dict[str, Callable[[], object]]:
-    """Return calls of a kernel: one and the same, of other tensors each time, and of other lengths."""
+def ours(kernel: Kernel, binding: str, queries: int, length: int) -> dict[str, Callable[[], object]]:
+    """Return calls of a kernel: one and the same, of other tensors each time, and of other lengths.
+
+    Args:
+        binding: what to bind the kernel as.
+    """
+    bind(binding, kernel)
     params = heads([Dense()] * HEADS)
     tensors = inputs(queries, length)
     sets: Iterator[tuple[torch.Tensor, ...]] = cycle([inputs(queries, length) for _ in range(COPIES)])
@@ -92,6 +97,9 @@ def ours(kernel: Kernel, queries: int, length: int) -> dict[str, Callable[[], ob
     # A position past the keys is no mistake: the queries see all of them.
     return {
         "same": partial(kernel, *tensors, None, params, length - queries, SCALE, True),
+        "by the operator": partial(
+            bound_attention, *tensors, None, params, None, None, length - queries, SCALE, True, binding
+        ),
         "other addresses": other_addresses,
         "other lengths": lambda: kernel(*tensors, None, params, next(offsets), SCALE, True),
     }

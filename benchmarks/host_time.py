@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.record import RESULTS, save, spread
 from hcompile.codegen import get_backend
-from hcompile.operator import bind
+from hcompile.operator import bind, bound_attention
 from hcompile.runtime.dispatch import ScheduleTable, bind_table
 from hcompile.site import Site
 from hcompile.tuning.timing import Rounds, time_calls
@@ -54,7 +54,7 @@ def measure(rounds: int) -> dict[str, Any]:
 
     def repeat(binding: str) -> None:
         for _ in range(CALLS):
-            torch.ops.hcompile.attention(q, k, k, None, params, None, None, 0, 0.125, True, binding)
+            bound_attention(q, k, k, None, params, None, None, 0, 0.125, True, binding)
 
     bindings = {"a kernel": bind_table(table, BACKEND.name, "float32", site), "an empty kernel": "empty"}
     with torch.inference_mode():
