@@ -4,9 +4,10 @@ the GPU waits for the host.
     python -m benchmarks.gpu_host_time [--rounds N] [--results FOLDER]
 
 32 query and 8 KV heads of 128, bfloat16, few tokens. Peers are SDPA and an empty kernel's launch, `torch.Tensor.zero_`
-of one element. `same` repeats one call, `by the operator` through torch's dispatcher as graphs do; `other addresses` goes round many copies of its tensors; `other lengths` goes
-up by a key at each call, so that checks and sizes are made anew: what the first layer of a decode step sees, where the
-others see `same`. All calls in turn; timing needs a machine that does nothing else.
+of one element. `same` repeats one call, `by the operator` the same through torch's dispatcher, as graphs do; `other
+addresses` goes round many copies of its tensors; `other lengths` goes up by a key at each call, so that checks and
+sizes are made anew: what the first layer of a decode step sees, where the others see `same`. All calls in turn; timing
+needs a machine that does nothing else.
 """
 
 from __future__ import annotations
