@@ -37,7 +37,7 @@ def on(monkeypatch: pytest.MonkeyPatch) -> On:
     """Say that the GPU at hand is of a compute capability."""
 
     def is_there(capability: int) -> None:
-        for module in ("triton_gpu.backend", "torch_gpu.backend"):
+        for module in ("triton_gpu.backend", "library"):
             monkeypatch.setattr(f"hcompile.codegen.{module}.capability", lambda: capability)
 
     return is_there
