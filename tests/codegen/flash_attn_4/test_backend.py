@@ -28,7 +28,7 @@ ROUNDING = 2**-7
 
 
 def workload(heads: list[Pattern], q_len: int, kv_len: int, **others: Any) -> Workload:
-    given = {"kv_heads": 2, "head_dim": 64, "causal": True, "dtype": "bfloat16"} | others
+    given: dict[str, Any] = {"kv_heads": 2, "head_dim": 64, "causal": True, "dtype": "bfloat16"} | others
     return Workload.of(heads, q_len=q_len, kv_len=kv_len, **given)
 
 
@@ -55,9 +55,9 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         causal, window = given["causal"], UNBOUNDED if left is None else left + 1
         assert right == (left if left is None or not causal else 0)
         params = torch.tensor([[window, 0]] * q.shape[2], dtype=torch.int32)
-        heads_first = (each.transpose(1, 2) for each in (q, k, v))
         offset = k.shape[1] - q.shape[1]
-        out = attention_reference(*heads_first, None, params, offset, given["softmax_scale"], causal)
+        q, k, v = (each.transpose(1, 2) for each in (q, k, v))
+        out = attention_reference(q, k, v, None, params, offset, given["softmax_scale"], causal)
         return out.transpose(1, 2), None
 
     monkeypatch.setitem(sys.modules, "flash_attn", SimpleNamespace(__path__=[]))
