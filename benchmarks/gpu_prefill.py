@@ -1,4 +1,4 @@
-"""Measures prefill attention on a GPU: our Hopper kernel against SDPA (flash, cuDNN) and compiled FlexAttention.
+"""Measures prefill attention on a GPU: ours on Hopper against SDPA (flash, cuDNN), FlashAttention-4 and FlexAttention.
 
     python -m benchmarks.gpu_prefill [--rounds N] [--rows NAME,...] [--results FOLDER]
 
@@ -6,7 +6,8 @@ B = 1, 32 query and 8 KV heads, bfloat16; all calls of a row in turn, from cold 
 count visited pairs, 4 * D flops a pair and head; `tile_exact` is our rate over all pairs of the tiles that were
 computed, what the rate would be if no edge of a tile were hidden. Every kernel of ours is compared with the reference
 first, on rows at the start, at the end and across a tile's edge. Of our schedules the best in the row counts; all are
-recorded.
+recorded. FlexAttention is compiled. FlashAttention-4 takes part where it is installed; it has windows but no sinks, so
+`fa4, no sinks` computes fewer pairs than the others of its row, and its rate counts those.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from benchmarks.gpu_timing import ceilings, time_gpu
 from benchmarks.record import RESULTS, paired, save, spread
+from hcompile.codegen.flash_attn_4 import backend as fa4
 from hcompile.codegen.triton_gpu.ahead import problem_of
 from hcompile.codegen.triton_gpu.hopper_prefill import bind
 from hcompile.codegen.triton_gpu.machine import this_gpu
@@ -40,6 +42,7 @@ from hcompile.schedules.templates.gpu_tiles import tile_pairs
 HEADS, KV_HEADS = 32, 8
 BLOCK = 128
 CHECKED_ROWS = 64
+NO_SINKS = "fa4, no sinks"
 LARGEST_ERROR = 4e-3
 """Of |out - reference| / |reference| of each head. Rounding the output to bfloat16 is within 2 ** -8, and 2 ** -8 /
 sqrt(3) = 2.3e-3 of the norm; rounding the weights, whose errors cancel over hundreds of keys, adds little."""
@@ -82,6 +85,8 @@ def main() -> None:
     torch.set_grad_enabled(False)
     chosen = [row for row in ROWS if not options.rows or row.name in options.rows.split(",")]
     measured: dict[str, Any] = {"ceilings": ceilings(), "rows": [], "mixed": []}
+    if fa4.installed():
+        measured["fa4"] = fa4.BACKEND.versions()
     click.echo(measured["ceilings"])
     for row in chosen:
         measured["rows"].append(measure(row, options.rounds))
@@ -123,10 +128,16 @@ def measure(row: Row, rounds: int) -> dict[str, Any]:
         name: partial(bind(schedule), q, k, v, None, params, 0, row.head_dim**-0.5, True, *lists)
         for name, schedule in schedules(row).items()
     }
-    calls: dict[str, Callable[[], object]] = dict(ours)
+    calls: dict[str, Callable[[], torch.Tensor]] = dict(ours)
     if isinstance(row.pattern, Dense):
         calls["flash"] = partial(sdpa, SDPBackend.FLASH_ATTENTION, q, k, v, True)
         calls["cudnn"] = partial(sdpa, SDPBackend.CUDNN_ATTENTION, q, k, v, True)
+    bare: Pattern | None = None
+    if isinstance(row.pattern, Local) and fa4.installed():
+        bare = Local(row.pattern.window)
+        calls[NO_SINKS] = partial(flash_attention_4, q, k, v, (row.pattern.window - 1, 0))
+    elif row.pattern is not None and fa4.installed():
+        calls["fa4"] = partial(flash_attention_4, q, k, v, (None, None))
     torch.compiler.reset()
     flex = torch.compile(flex_attention, dynamic=False)
     calls["flex"] = partial(flex, q, k, v, block_mask=mask, enable_gqa=True)
@@ -138,11 +149,13 @@ def measure(row: Row, rounds: int) -> dict[str, Any]:
         errors = {name: check(poisoned(call, q), q, k, v, params) for name, call in ours.items()}
     example = next(iter(ours.values()))()
     for name, call in calls.items():
-        if name not in ours:
-            out = call()
-            assert isinstance(out, torch.Tensor) and relative_error(out, example) <= 2 * LARGEST_ERROR, name
+        if name not in ours and name != NO_SINKS:
+            assert relative_error(call(), example) <= 2 * LARGEST_ERROR, name
+    pairs_of = dict.fromkeys(calls, pairs)
+    if bare is not None:
+        check(poisoned(calls[NO_SINKS], q), q, k, v, heads([bare] * HEADS))
+        pairs_of[NO_SINKS] = HEADS * bare.visited_pairs(row.length, row.length, causal=True)
     times_us = time_gpu(calls, rounds)
-    flops = 4 * row.head_dim * pairs
     best = min(ours, key=lambda name: median(times_us[name]))
     schedule = schedules(row)[best]
     if row.pattern is None:
@@ -155,7 +168,10 @@ def measure(row: Row, rounds: int) -> dict[str, Any]:
         "schedules": {name: each.to_json() for name, each in schedules(row).items()},
         "errors": errors,
         "times_us": {name: spread(each) for name, each in times_us.items()},
-        "tflops": {name: round(flops / median(each) / 1e6, 1) for name, each in times_us.items()},
+        "tflops": {
+            name: round(4 * row.head_dim * pairs_of[name] / median(each) / 1e6, 1)
+            for name, each in times_us.items()
+        },
         "tile_exact_tflops": round(4 * row.head_dim * computed / median(times_us[best]) / 1e6, 1),
         "best_over": {
             name: spread(paired(each, times_us[best]), 3)
@@ -222,6 +238,17 @@ def sdpa(
 ) -> torch.Tensor:
     with sdpa_kernel(backend):
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)
+
+
+def flash_attention_4(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window_size: tuple[int | None, int | None]
+) -> torch.Tensor:
+    """Call it as its users do: causal, everything else its own choice. `window_size`: keys to the left and right."""
+    from flash_attn.cute import flash_attn_func
+
+    tokens_first = (each.transpose(1, 2) for each in (q, k, v))
+    out: torch.Tensor = flash_attn_func(*tokens_first, causal=True, window_size=window_size)[0]
+    return out.transpose(1, 2)
 
 
 def check(

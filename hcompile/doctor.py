@@ -77,6 +77,7 @@ def examine(database: str | None = None) -> DoctorReport:
         _database(database),
         _optional("transformers", "models given as transformers folders need it"),
         _optional("matplotlib", "hcompile inspect --plot needs it", extra="plot"),
+        _optional("flash-attn-4", "one more candidate on Hopper and Blackwell GPUs", extra="fa4"),
     ]
     return DoctorReport(tuple(checks))
 

@@ -15,6 +15,7 @@ _BACKENDS = {
     "triton_prefill": "hcompile.codegen.triton_gpu.backend:TRITON_PREFILL",
     "triton_decode": "hcompile.codegen.triton_gpu.backend:TRITON_DECODE",
     "torch_sdpa": "hcompile.codegen.torch_gpu.backend:BACKEND",
+    "flash_attn_4": "hcompile.codegen.flash_attn_4.backend:BACKEND",
     "cuda": "hcompile.codegen.cuda:BACKEND",
 }
 TARGETS = {"cpu": "tvm_cpu", "cuda": "cuda"}

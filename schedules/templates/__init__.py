@@ -1,6 +1,7 @@
 """The templates of the house; importing this package registers them."""
 
 from hcompile.schedules.templates import (
+    flash_attn_4,
     hopper_prefill,
     torch_sdpa,
     triton_decode,
@@ -8,4 +9,11 @@ from hcompile.schedules.templates import (
     tvm_cpu_attention,
 )
 
-__all__ = ["hopper_prefill", "torch_sdpa", "triton_decode", "triton_prefill", "tvm_cpu_attention"]
+__all__ = [
+    "flash_attn_4",
+    "hopper_prefill",
+    "torch_sdpa",
+    "triton_decode",
+    "triton_prefill",
+    "tvm_cpu_attention",
+]

@@ -56,6 +56,20 @@ def test_an_early_start_needs_hopper() -> None:
     assert {each["early"] for each in space("triton_decode", device=SMALL).enumerate()} == {0}
 
 
+def test_flash_attention_4_is_asked_for_what_it_has_a_kernel_for() -> None:
+    def ways(head_dim: int, capability: int) -> list[dict[str, int]]:
+        found = space("flash_attn_4", head_dim, (capability, 232_448))
+        assert all(Schedule.from_json(each.to_json()) == each for each in found.enumerate())
+        return [dict(each.values) for each in found.enumerate()]
+
+    assert ways(128, 90) == ways(192, 90) == [{"pack_gqa": pack, "splits": 1} for pack in (0, 1)]
+    assert ways(256, 100) == [{"pack_gqa": pack, "splits": parts} for pack in (0, 1) for parts in (0, 1)]
+    with pytest.raises(KernelError, match=r"^no FlashAttention-4 for heads of 192 on sm_100$"):
+        ways(192, 100)
+    with pytest.raises(KernelError, match=r"^no FlashAttention-4 for sm_86: use triton_prefill$"):
+        ways(64, 86)
+
+
 def test_the_decode_space_is_small_enough_to_be_compiled_whole_and_has_what_was_good() -> None:
     found = space("triton_decode")
     assert len(list(found.enumerate())) <= 200
@@ -65,7 +79,7 @@ def test_the_decode_space_is_small_enough_to_be_compiled_whole_and_has_what_was_
 
 
 @pytest.mark.parametrize(("dtype", "head_dim"), [("float32", 128), ("bfloat16", 512), ("bfloat16", 20)])
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", [*TEMPLATES, "torch_sdpa", "flash_attn_4"])
 def test_what_has_no_kernel_is_not_supported(name: str, dtype: str, head_dim: int) -> None:
     assert not get_template(name).supports(dtype, head_dim)
 

@@ -21,15 +21,27 @@ class HeadOrder:
 
     Attributes:
         table: int32 `[Hq, 4]` on the device of the heads' parameters: head, window, sinks, and nothing.
-        windows: the windows in that order.
+        windows, sinks: the windows and the sinks in that order.
     """
 
     table: torch.Tensor
     windows: tuple[int, ...]
+    sinks: tuple[int, ...]
 
     def long_heads(self, kv_len: int) -> int:
         """Return how many heads see every key before them in a cache of this length."""
         return bisect_right(self.windows, -kv_len, key=neg)
+
+    def one_window(self, kv_len: int) -> int | None:
+        """Return the window that all heads have in a cache of this length, `kv_len` where they see all before them.
+
+        None where they differ, have sinks, or read lists.
+        """
+        narrowest = self.windows[-1]
+        if narrowest >= kv_len:
+            return kv_len
+        same = narrowest == self.windows[0] and not self.lists and not any(self.sinks)
+        return narrowest if same else None
 
     @property
     def lists(self) -> bool:
@@ -70,7 +82,8 @@ class HeadOrders:
         rows = [(head, *params, 0) for head, params in enumerate(head_params.tolist())]
         rows.sort(key=lambda row: -row[1])  # stable: equal heads of a KV group stay side by side
         table = torch.tensor(rows, dtype=torch.int32, device=head_params.device)
-        found = HeadOrder(table, tuple(window for _, window, _, _ in rows))
+        _, windows, sinks, _ = zip(*rows, strict=True)
+        found = HeadOrder(table, windows, sinks)
         version = 0 if head_params.is_inference() else head_params._version
         self._known = {at: entry for at, entry in list(self._known.items()) if entry[0]() is not None}
         self._known[id(head_params)] = (ref(head_params), version, found)

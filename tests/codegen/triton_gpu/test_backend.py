@@ -34,10 +34,11 @@ On = Callable[[int], None]
 
 @pytest.fixture
 def on(monkeypatch: pytest.MonkeyPatch) -> On:
-    """Say that the GPU at hand is of a compute capability."""
+    """Say that the GPU at hand is of a compute capability, and that FlashAttention-4 is not installed."""
+    monkeypatch.setattr("hcompile.codegen.flash_attn_4.backend.installed", lambda: False)
 
     def is_there(capability: int) -> None:
-        for module in ("triton_gpu.backend", "torch_gpu.backend"):
+        for module in ("triton_gpu.backend", "library"):
             monkeypatch.setattr(f"hcompile.codegen.{module}.capability", lambda: capability)
 
     return is_there

@@ -23,6 +23,17 @@ def test_a_window_as_long_as_the_cache_counts_as_long() -> None:
     assert not order.lists
 
 
+def test_heads_have_one_window_where_all_see_the_same() -> None:
+    def one(*heads: tuple[int, int], kv_len: int = 1000) -> int | None:
+        return HeadOrders().of(torch.tensor(heads, dtype=torch.int32)).one_window(kv_len)
+
+    assert one((ALL, 0), (ALL, 0)) == one((ALL, 0), (1000, 64)) == 1000
+    assert one((512, 0), (512, 0)) == 512
+    assert one((512, 0), (512, 0), kv_len=300) == 300
+    for heads in (((ALL, 0), (512, 0)), ((512, 0), (256, 0)), ((512, 0), (512, 64)), ((0, 0), (0, 0))):
+        assert one(*heads) is None
+
+
 def test_an_order_is_kept_until_the_parameters_change() -> None:
     orders = HeadOrders()
     params = torch.tensor([[64, 4], [128, 0]], dtype=torch.int32)
