@@ -22,6 +22,7 @@ from hcompile.patterns import Dense, Local
 from hcompile.schedules import Schedule
 from hcompile.site import Site
 from hcompile.tuning.features import compiler_features, features, work
+from hcompile.tuning.finals import decide
 from hcompile.tuning.latency import node_workload
 from hcompile.tuning.machine import Machine
 from hcompile.tuning.measure import MeasureLimits, Measurer
@@ -86,21 +87,23 @@ class Tuner:
         """Return the best schedule of a workload, of all code generators that compete for it.
 
         Each searches its own space where no search of it has been finished. A search that was interrupted, ran out of
-        time or found nothing goes on: what it measured counts as its first trials.
+        time or found nothing goes on: what it measured counts as its first trials. Their winners are then timed against
+        each other.
 
         Raises:
             KernelError: there is no code generator for the workload, or every candidate failed.
         """
-        best: list[Record] = []
+        winners: list[Record] = []
         reasons: list[str] = []
         for member in self._members(workload):
             try:
-                best.append(self._tune_one(member, workload))
+                winners.append(self._tune_one(member, workload))
             except KernelError as error:
                 reasons.append(str(error))
-        if not best:
+        if not winners:
             raise KernelError("; ".join(reasons))
-        return min(best, key=_median_us)
+        factor = self._options.search.slow_factor
+        return decide(self._db, self._measurer, winners, slow_factor=factor, run_id=self._run_id)
 
     def _members(self, workload: Workload) -> list[Backend]:
         members = [member for member in self._backend.members if member.serves(workload)]
