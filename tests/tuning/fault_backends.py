@@ -23,6 +23,8 @@ from hcompile.workload import Workload
 RIGHT, HANG, SEGFAULT, WRONG, NAN, MEMORY, BUILD_ERROR, BUILD_HANG, UNWRITTEN, OVERWRITES, LATE_SEGFAULT = (
     range(11)
 )
+BUILD_LAGS = 11
+"""Right, once it is built: that takes three seconds."""
 
 _CHECK_TOKENS = 256  # The checks' inputs are shorter than this, the timed ones longer.
 
@@ -75,6 +77,8 @@ class FaultBackend(Backend):
             raise RuntimeError("the compiler says no")
         if schedule["fault"] == BUILD_HANG:
             time.sleep(600)
+        if schedule["fault"] == BUILD_LAGS:
+            time.sleep(3)
         assert folder is not None
         path = folder / f"{self.template}-{schedule['fault']}-{schedule['delay']}.json"
         path.write_text(json.dumps(dict(schedule.values)))
@@ -108,6 +112,7 @@ class FaultBackend(Backend):
 
 backend = FaultBackend()
 harmless = FaultBackend(kinds=(RIGHT, WRONG, BUILD_ERROR), delays=(0, 5, 10, 15, 200))
+laggard = FaultBackend(kinds=(RIGHT, BUILD_LAGS), delays=(0,))
 hopeless = FaultBackend(kinds=(WRONG, BUILD_ERROR), delays=(0,))
 
 
