@@ -145,7 +145,7 @@ class Ahead(FaultBackend):
         return {"registers": 31 + json.loads(path.read_text())["delay"], "stack_bytes": 0}
 
 
-slow, steady, late = Rival("slow", 300), Rival("steady", 20), Rival("late", 40)
+slow, steady, late = Rival("slow", 300), Rival("steady", 20), Rival("late", 120)
 ahead = Ahead(kinds=(RIGHT, WRONG, BUILD_ERROR), delays=(0, 50, 200))
 without_ahead = Competing(
     "without_ahead", ("tests.tuning.fault_backends:slow", "tests.tuning.fault_backends:ahead")

@@ -39,7 +39,7 @@ def test_times_against_each_other_decide_and_are_recorded(
     db: TuningDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    # The late one takes 40 ms, as it will turn out, and the steady one 20.
+    # The late one takes 120 ms, as it will turn out, and the steady one 20.
     recorded(db, faults.late, 10_000)
     recorded(db, faults.steady, 12_000)
     with Tuner(CLOSE, db, OPTIONS) as tuner:
