@@ -22,6 +22,7 @@ from hcompile.patterns import Dense, Local
 from hcompile.schedules import Schedule
 from hcompile.site import Site
 from hcompile.tuning.features import compiler_features, features, work
+from hcompile.tuning.finals import decide
 from hcompile.tuning.latency import node_workload
 from hcompile.tuning.machine import Machine
 from hcompile.tuning.measure import MeasureLimits, Measurer
@@ -86,21 +87,24 @@ class Tuner:
         """Return the best schedule of a workload, of all code generators that compete for it.
 
         Each searches its own space where no search of it has been finished. A search that was interrupted, ran out of
-        time or found nothing goes on: what it measured counts as its first trials.
+        time or found nothing goes on: what it measured counts as its first trials. So does a finished one for what
+        failed in a way that a bad moment can cause: a later run measures each such candidate once more. The winners are
+        then timed against each other.
 
         Raises:
             KernelError: there is no code generator for the workload, or every candidate failed.
         """
-        best: list[Record] = []
+        winners: list[Record] = []
         reasons: list[str] = []
         for member in self._members(workload):
             try:
-                best.append(self._tune_one(member, workload))
+                winners.append(self._tune_one(member, workload))
             except KernelError as error:
                 reasons.append(str(error))
-        if not best:
+        if not winners:
             raise KernelError("; ".join(reasons))
-        return min(best, key=_median_us)
+        factor = self._options.search.slow_factor
+        return decide(self._db, self._measurer, winners, slow_factor=factor, run_id=self._run_id)
 
     def _members(self, workload: Workload) -> list[Backend]:
         members = [member for member in self._backend.members if member.serves(workload)]
@@ -113,10 +117,19 @@ class Tuner:
         points = tuple(member.space(workload).enumerate())
         finished = self._finish_key(key, points)
         outcome = self._db.get_result(finished)
-        if outcome is None:
+        believed = set(outcome.get("believed", [])) if outcome else set()
+        again = self._doubted(key, points, believed) if outcome else []
+        if outcome is None or again:
+            runner = RecordingRunner(self._db, self._measurer, key, self._run_id)
+            believed |= {each.schedule.text for each in runner.run(again, math.inf)}
             result = self._search(member, workload, key, points)
             winner = result.winner.schedule.text if result.winner else None
-            outcome = {"stop": str(result.stop), "trials": len(result.history), "winner": winner}
+            outcome = {
+                "stop": str(result.stop),
+                "trials": len(result.history),
+                "winner": winner,
+                "believed": sorted(believed),
+            }
             if winner is not None and result.stop is not Stop.TIME:
                 self._db.put_result(finished, outcome)
         records = self._db.records(key)
@@ -129,6 +142,15 @@ class Tuner:
             return best
         reason = records[0].message if records else "other processes are measuring all of them"
         raise KernelError(f"no schedule of {workload.label()} is valid ({reason}): see hcompile db list")
+
+    def _doubted(self, key: RecordKey, points: Sequence[Schedule], believed: set[str]) -> list[Schedule]:
+        """Return the schedules that failed in another run in a way that need not last.
+
+        Args:
+            believed: schedules that were measured once more for that: what came of it holds.
+        """
+        failed = {record.schedule for record in self._db.records(key) if not stands(record, self._run_id)}
+        return [schedule for schedule in points if schedule.text in failed - believed]
 
     def choose(self, workload: Workload, schedules: Sequence[Schedule]) -> Record:
         """Return the record of the fastest of a few schedules on a workload, measured now where the database lacks it.

@@ -23,6 +23,8 @@ from hcompile.workload import Workload
 RIGHT, HANG, SEGFAULT, WRONG, NAN, MEMORY, BUILD_ERROR, BUILD_HANG, UNWRITTEN, OVERWRITES, LATE_SEGFAULT = (
     range(11)
 )
+BUILD_LAGS = 11
+"""Right, once it is built: that takes three seconds."""
 
 _CHECK_TOKENS = 256  # The checks' inputs are shorter than this, the timed ones longer.
 
@@ -75,6 +77,8 @@ class FaultBackend(Backend):
             raise RuntimeError("the compiler says no")
         if schedule["fault"] == BUILD_HANG:
             time.sleep(600)
+        if schedule["fault"] == BUILD_LAGS:
+            time.sleep(3)
         assert folder is not None
         path = folder / f"{self.template}-{schedule['fault']}-{schedule['delay']}.json"
         path.write_text(json.dumps(dict(schedule.values)))
@@ -108,23 +112,23 @@ class FaultBackend(Backend):
 
 backend = FaultBackend()
 harmless = FaultBackend(kinds=(RIGHT, WRONG, BUILD_ERROR), delays=(0, 5, 10, 15, 200))
+laggard = FaultBackend(kinds=(RIGHT, BUILD_LAGS), delays=(0,))
 hopeless = FaultBackend(kinds=(WRONG, BUILD_ERROR), delays=(0,))
 
 
-class Slow(FaultBackend):
-    """Competes with `harmless` under a template of its own: right, and slower; serves causal workloads only."""
+class Rival(FaultBackend):
+    """Competes under a template of its own, with one right schedule; serves causal workloads only."""
 
-    name = "slow"
-    template = "slow_fault"
-
-    def __init__(self) -> None:
-        super().__init__(kinds=(RIGHT,), delays=(300,))
+    def __init__(self, name: str, delay: int) -> None:
+        super().__init__(kinds=(RIGHT,), delays=(delay,))
+        self.name, self.template = name, f"{name}_fault"
+        self._delay = delay
 
     def serves(self, workload: Workload) -> bool:
         return workload.causal
 
     def safe_schedule(self, dtype: str, head_dim: int) -> Schedule:
-        return Schedule.of(self.template, {"fault": RIGHT, "delay": 300})
+        return Schedule.of(self.template, {"fault": RIGHT, "delay": self._delay})
 
 
 class Ahead(FaultBackend):
@@ -141,9 +145,10 @@ class Ahead(FaultBackend):
         return {"registers": 31 + json.loads(path.read_text())["delay"], "stack_bytes": 0}
 
 
-slow = Slow()
+slow, steady, late = Rival("slow", 300), Rival("steady", 20), Rival("late", 120)
 ahead = Ahead(kinds=(RIGHT, WRONG, BUILD_ERROR), delays=(0, 50, 200))
 without_ahead = Competing(
     "without_ahead", ("tests.tuning.fault_backends:slow", "tests.tuning.fault_backends:ahead")
 )
 rivals = Competing("rivals", ("tests.tuning.fault_backends:slow", "tests.tuning.fault_backends:harmless"))
+close = Competing("close", ("tests.tuning.fault_backends:late", "tests.tuning.fault_backends:steady"))

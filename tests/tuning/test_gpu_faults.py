@@ -59,7 +59,7 @@ def test_a_process_that_measures_warms_its_backend_up_and_one_that_builds_does_n
     warmed: list[bool] = []
     rivals = get_backend("tests.tuning.fault_backends:rivals")
     member = get_backend("tests.tuning.fault_backends:slow")
-    assert member in rivals.members and type(member).__name__ == fault_backends.Slow.__name__
+    assert member in rivals.members and type(member).__name__ == fault_backends.Rival.__name__
     monkeypatch.setattr(member, "warm_up", lambda: warmed.append(True))
     Bench("tests.tuning.fault_backends:rivals", torch.get_num_threads(), measures=False)
     assert warmed == []

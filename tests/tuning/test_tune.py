@@ -130,6 +130,27 @@ def test_other_options_search_on_from_what_is_known(db: TuningDB) -> None:
         assert tuner.measured == SIZE - 3
 
 
+@pytest.mark.parametrize(("limit_s", "then"), [(2.0, Status.TIMEOUT), (60.0, Status.OK)])
+def test_a_later_run_measures_once_more_what_a_bad_moment_may_have_failed(
+    db: TuningDB, limit_s: float, then: Status
+) -> None:
+    def run(build_s: float) -> int:
+        limits = MeasureLimits(build_s=build_s, workers=1)
+        with Tuner("tests.tuning.fault_backends:laggard", db, TuneOptions(ALL, limits)) as tuner:
+            tuner.tune(WORKLOAD)
+            measured = tuner.measured
+            tuner.tune(WORKLOAD)
+            assert tuner.measured == measured
+            return measured
+
+    def statuses() -> list[Status]:
+        return sorted(record.status for record in db.records())
+
+    assert (run(2.0), statuses()) == (2, [Status.OK, Status.TIMEOUT])
+    assert (run(limit_s), statuses()) == (1, sorted([Status.OK, then]))
+    assert run(2.0) == 0
+
+
 def test_the_model_learns_from_other_workloads(db: TuningDB) -> None:
     other = Workload.of(
         [Dense()], kv_heads=1, head_dim=16, q_len=512, kv_len=512, causal=True, dtype="float32"

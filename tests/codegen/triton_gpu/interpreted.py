@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"
 
@@ -17,30 +16,18 @@ import torch
 from hcompile.codegen.triton_gpu import decode, prefill
 from hcompile.codegen.triton_gpu.inputs import valid_ranges
 from hcompile.codegen.triton_gpu.kernels.valid_range import BLOCK
-from hcompile.reference import attention_reference
-from tests.codegen.triton_gpu.cases import DECODE, PREFILL, error_of, schedule
+from tests.codegen.triton_gpu.cases import (
+    DECODE,
+    DECODE_SHAPES,
+    PREFILL,
+    PREFILL_SHAPES,
+    error_of,
+    schedule,
+)
+from tests.codegen.triton_gpu.paged import Paged
 
 PREFILL_SCHEDULE = schedule("triton_prefill", rows=32, keys=32)
 DECODE_SCHEDULE = schedule("triton_decode", keys=32, splits=4)
-
-
-def paged_error(seed: int) -> float:
-    """Return the largest error of a call whose keys stand in pages, against the same keys side by side."""
-    generator = torch.Generator().manual_seed(seed)
-    page, queries, length = 16, 3, 147
-    table = torch.randperm(40, generator=generator)[:20].reshape(2, 10).to(torch.int32)
-    k_pages, v_pages = (torch.randn(40, 2, page, 16, generator=generator) for _ in range(2))
-    q = torch.randn(2, 4, queries, 16, generator=generator)
-    params = torch.tensor([[2**31 - 1, 0], [20, 5], [40, 0], [7, 70]], dtype=torch.int32)
-    k, v = (
-        pages[table.long()].permute(0, 2, 1, 3, 4).reshape(2, 2, 160, 16)[:, :, :length]
-        for pages in (k_pages, v_pages)
-    )
-    offset = length - queries
-    wanted = attention_reference(q.double(), k.double(), v.double(), None, params, offset, 0.25, True)
-    kernel: Any = decode.bind(DECODE_SCHEDULE)  # It takes one argument more than others.
-    out = kernel(q, k_pages, v_pages, None, params, offset, 0.25, True, table=table)
-    return float((out - wanted).abs().max())
 
 
 def wrong_ranges(seed: int) -> int:
@@ -60,15 +47,18 @@ def wrong_ranges(seed: int) -> int:
 def main(seed: int) -> None:
     errors: dict[str, float | str] = {"valid ranges": wrong_ranges(seed)}
     for group, kernel, cases in (
-        ("prefill", prefill.bind(PREFILL_SCHEDULE), PREFILL),
-        ("decode", decode.bind(DECODE_SCHEDULE), DECODE),
+        ("prefill", prefill.bind(PREFILL_SCHEDULE), PREFILL + PREFILL_SHAPES),
+        ("decode", decode.bind(DECODE_SCHEDULE), DECODE + DECODE_SHAPES),
     ):
         for case in cases:
             try:
                 errors[f"{group} {case.name}"] = error_of(kernel, case, seed, torch.float32, "cpu")
             except AssertionError as error:
                 errors[f"{group} {case.name}"] = str(error)
-    errors["decode pages"] = paged_error(seed)
+    for masked in (False, True):
+        paged = Paged.random(seed, 147, torch.float32, masked=masked)
+        out = paged.run(decode.bind(DECODE_SCHEDULE), paged.arguments("cpu"))
+        errors[f"decode pages{'-padding' * masked}"] = paged.error(out)
     print(json.dumps(errors))  # noqa: T201  this is how a child answers
 
 

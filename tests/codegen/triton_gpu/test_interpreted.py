@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.codegen.triton_gpu.cases import DECODE, PREFILL
+from tests.codegen.triton_gpu.cases import DECODE, DECODE_SHAPES, PREFILL, PREFILL_SHAPES
 
-# float32 through and through. As hcompile.tuning.check derives it, with u = 2 ** -24, 150 keys and heads of 16: scores
-# are wrong by (D + 2) u sum|q k| scale = 4e-6, the exponential by 4e-7, sums by 2 sqrt(keys) u = 1.5e-6; and twice
+# float32 through and through. As hcompile.tuning.check derives it, with u = 2 ** -24, 150 keys and heads of 32: scores
+# are wrong by (D + 2) u sum|q k| scale = 1.1e-5, the exponential by 4e-7, sums by 2 sqrt(keys) u = 1.5e-6; and twice
 # the sum of these.
-TOLERANCE = 1.2e-5
+TOLERANCE = 2.6e-5
 ROOT = Path(__file__).parents[3]
 
 
@@ -30,13 +30,13 @@ def errors() -> dict[str, float | str]:
     return answer | {"seed": seed}
 
 
-@pytest.mark.parametrize("case", [case.name for case in PREFILL])
+@pytest.mark.parametrize("case", [case.name for case in PREFILL + PREFILL_SHAPES])
 def test_prefill_is_what_the_reference_says(errors: dict[str, float | str], case: str) -> None:
     error = errors[f"prefill {case}"]
     assert isinstance(error, float) and error < TOLERANCE, (error, errors["seed"])
 
 
-@pytest.mark.parametrize("case", [*(case.name for case in DECODE), "pages"])
+@pytest.mark.parametrize("case", [*(case.name for case in DECODE + DECODE_SHAPES), "pages", "pages-padding"])
 def test_decode_is_what_the_reference_says(errors: dict[str, float | str], case: str) -> None:
     error = errors[f"decode {case}"]
     assert isinstance(error, float) and error < TOLERANCE, (error, errors["seed"])

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
 
-from tests.codegen.triton_gpu.cases import DECODE, PREFILL, Case, error_of, schedule
+from hcompile.reference import first_valid_key
+from tests.codegen.triton_gpu.cases import (
+    DECODE,
+    DECODE_SHAPES,
+    HOPPER,
+    PREFILL,
+    PREFILL_SHAPES,
+    Case,
+    error_of,
+    relative_error,
+    schedule,
+)
+from tests.codegen.triton_gpu.paged import Paged
 
 pytestmark = [
     pytest.mark.gpu,
@@ -20,22 +34,34 @@ ALL = 2**31 - 1
 
 
 def kernels() -> dict[str, Any]:
-    from hcompile.codegen.triton_gpu import decode, hopper_prefill, prefill
+    from hcompile.codegen.triton_gpu import decode, hopper_prefill
 
-    major, minor = torch.cuda.get_device_capability()
-    here = 10 * major + minor
-    made = {
-        "portable": prefill.bind(schedule("triton_prefill", capability=here)),
-        "decode": decode.bind(schedule("triton_decode", capability=here)),
-        "decode-unsplit": decode.bind(schedule("triton_decode", capability=here, splits=1, keys=32)),
-    }
-    if major == 9:
+    made = default_kernels(128)
+    made["decode-unsplit"] = decode.bind(schedule("triton_decode", capability=here(), splits=1, keys=32))
+    if "hopper" in made:
         made["decode-early"] = decode.bind(schedule("triton_decode", early=1))
-        made["hopper"] = hopper_prefill.bind(schedule("hopper_prefill"))
         made["hopper-free"] = hopper_prefill.bind(schedule("hopper_prefill", turns=0, share=1, stages=3))
         narrow = schedule("hopper_prefill", keys=64, stages=5, turns=0, hold_q=1)
         made["hopper-64"] = hopper_prefill.bind(narrow)
     return made
+
+
+def default_kernels(head_dim: int) -> dict[str, Any]:
+    """Return one kernel of each template, with the schedule that it has for heads of this size."""
+    from hcompile.codegen.triton_gpu import decode, hopper_prefill, prefill
+
+    made = {
+        "portable": prefill.bind(schedule("triton_prefill", head_dim, here())),
+        "decode": decode.bind(schedule("triton_decode", head_dim, here())),
+    }
+    if here() == HOPPER:
+        made["hopper"] = hopper_prefill.bind(schedule("hopper_prefill", head_dim))
+    return made
+
+
+def here() -> int:
+    major, minor = torch.cuda.get_device_capability()
+    return 10 * major + minor
 
 
 @pytest.fixture(scope="module")
@@ -69,19 +95,54 @@ def test_decode_is_what_the_reference_says(
     made: dict[str, Any], name: str, case: Case, dtype: torch.dtype
 ) -> None:
     seed = torch.seed() % 2**32
-    scale = 1 if case.q_len == 5 else 4
-    assert error_of(kernel_of(made, name), case, seed, dtype, "cuda", scale) < TOLERANCES[dtype], (
-        f"seed {seed}"
-    )
+    assert error_of(kernel_of(made, name), case, seed, dtype, "cuda", 4) < TOLERANCES[dtype], f"seed {seed}"
 
 
-def call(length: int, queries: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int]:
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        *((name, case) for name in ("portable", "hopper") for case in PREFILL_SHAPES),
+        *(("decode", case) for case in DECODE_SHAPES),
+    ],
+    ids=lambda each: each if isinstance(each, str) else each.name,
+)
+def test_heads_of_every_size_in_groups_of_every_size(name: str, case: Case, dtype: torch.dtype) -> None:
+    seed, scale = torch.seed() % 2**32, 8
+    kernel = kernel_of(default_kernels(scale * case.head_dim), name)
+    assert error_of(kernel, case, seed, dtype, "cuda", scale) < TOLERANCES[dtype], f"seed {seed}"
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "padding"])
+def test_keys_may_stand_in_pages(made: dict[str, Any], masked: bool, dtype: torch.dtype) -> None:
+    seed = torch.seed() % 2**32
+    paged = Paged.random(seed, 1003, dtype, head_dim=128, masked=masked)
+    out = paged.run(made["decode"], paged.arguments("cuda"))
+    assert paged.error(out) < TOLERANCES[dtype], f"seed {seed}"
+
+
+def call(
+    length: int, queries: int, batch: int = 1
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int]:
     q, k, v = (
-        torch.randn(1, size, heads, 128, device="cuda", dtype=torch.bfloat16).transpose(1, 2)
+        torch.randn(batch, size, heads, 128, device="cuda", dtype=torch.bfloat16).transpose(1, 2)
         for size, heads in ((queries, 4), (length, 2), (length, 2))
     )
     params = torch.tensor([[ALL, 0], [100, 8], [300, 0], [7, 70]], dtype=torch.int32, device="cuda")
     return q, k, v, params, length - queries
+
+
+def captured(run: Callable[[], torch.Tensor]) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+    """Return a graph of one call, and where its output stands."""
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        run()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph, stream=stream):
+            out = run()
+    return graph, out
 
 
 @pytest.mark.parametrize(
@@ -92,17 +153,47 @@ def test_a_graph_replays_to_the_same_output_again_and_again(
 ) -> None:
     kernel = kernel_of(made, name)
     q, k, v, params, offset = call(1000, queries)
-    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-    with torch.cuda.stream(stream):
-        wanted = kernel(q, k, v, None, params, offset, 0.09, True).clone()
-        torch.cuda.synchronize()
-        with torch.cuda.graph(graph, stream=stream):
-            out = kernel(q, k, v, None, params, offset, 0.09, True)
+    wanted = kernel(q, k, v, None, params, offset, 0.09, True)
+    graph, out = captured(lambda: kernel(q, k, v, None, params, offset, 0.09, True))
     for _ in range(3):
         out.fill_(float("nan"))
         graph.replay()
-        torch.cuda.synchronize()
         torch.testing.assert_close(out, wanted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "queries"), [("decode", 1), ("decode-early", 1), ("hopper", 1000), ("portable", 1000)]
+)
+def test_a_graph_follows_inputs_and_padding_that_change(
+    made: dict[str, Any], name: str, queries: int
+) -> None:
+    kernel = kernel_of(made, name)
+    q, k, v, params, offset = call(1000, queries, batch=2)
+    mask = torch.ones(2, 1000, dtype=torch.bool, device="cuda")
+    mask[0, :17] = False
+    graph, out = captured(lambda: kernel(q, k, v, mask, params, offset, 0.09, True))
+    for left, end in ((200, 1000), (0, 930)):
+        for each in (q, k, v):
+            each.normal_()
+        mask.fill_(True)
+        mask[1, :left], mask[0, end:] = False, False
+        graph.replay()
+        rest = mask.cpu(), params.cpu(), offset, 0.09, True
+        error = relative_error(out, q.cpu(), k.cpu(), v.cpu(), *rest)
+        assert error < TOLERANCES[torch.bfloat16], (left, end)
+
+
+def test_a_graph_follows_pages_that_move(made: dict[str, Any]) -> None:
+    seed = torch.seed() % 2**32
+    first, *others = (Paged.random(seed + at, 1003, torch.bfloat16, head_dim=128) for at in range(3))
+    arguments = first.arguments("cuda")
+    graph, out = captured(lambda: first.run(made["decode"], arguments))
+    for other in others:
+        for mine, theirs in zip(arguments, other.arguments("cuda"), strict=True):
+            if mine is not None and theirs is not None:
+                mine.copy_(theirs)
+        graph.replay()
+        assert other.error(out) < TOLERANCES[torch.bfloat16], f"seed {seed}"
 
 
 def compiled() -> int:
@@ -180,31 +271,37 @@ def test_the_operator_compiles_without_breaks_and_not_anew_for_each_length(made:
     assert counter.frame_count == 1
 
 
-def test_heads_that_read_lists_see_those_blocks_alone(made: dict[str, Any]) -> None:
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+def test_heads_that_read_lists_see_those_blocks_alone(made: dict[str, Any], masked: bool) -> None:
     kernel = kernel_of(made, "hopper-64")
-    rows, keys, length, heads = 128, 64, 1000, 4
+    rows, keys, length, heads, batch = 128, 64, 1000, 4, 3
     tiles = -(-length // rows)
-    q, k, v, _, _ = call(length, length)
+    q, k, v, _, _ = call(length, length, batch)
     params = torch.tensor([[0, 0], [100, 8], [0, 0], [0, 0]], dtype=torch.int32, device="cuda")
-    seen = torch.zeros(heads, tiles * rows, tiles * rows, dtype=torch.bool)
+    seen = torch.zeros(batch, heads, tiles * rows, tiles * rows, dtype=torch.bool)
     pointers, entries = [0], []
-    for head in range(heads):
-        for tile in range(tiles):
-            # Some blocks up to the diagonal, each for the upper half of the rows, the lower, or both.
-            for block in torch.randperm(2 * tile + 2)[: tile + 1].sort().values.tolist():
-                halves = int(torch.randint(1, 4, ()))
-                entries.append(4 * block + halves)
-                for half in (0, 1):
-                    if halves >> half & 1:
-                        first = tile * rows + half * rows // 2
-                        seen[head, first : first + rows // 2, block * keys : (block + 1) * keys] = True
-            pointers.append(len(entries))
+    for b, head, tile in product(range(batch), range(heads), range(tiles)):
+        # Some blocks up to the diagonal, each for the upper half of the rows, the lower, or both.
+        for block in torch.randperm(2 * tile + 2)[: tile + 1].sort().values.tolist():
+            halves = int(torch.randint(1, 4, ()))
+            entries.append(4 * block + halves)
+            for half in (0, 1):
+                if halves >> half & 1:
+                    first = tile * rows + half * rows // 2
+                    seen[b, head, first : first + rows // 2, block * keys : (block + 1) * keys] = True
+        pointers.append(len(entries))
+    mask = torch.ones(batch, length, dtype=torch.bool)
+    if masked:  # On the left, with a hole; on the right; all of a row.
+        mask[0, :150] = mask[0, 400:430] = mask[1, 930:] = mask[2] = False
     position = torch.arange(length)
     distance = position[:, None] - position[None, :]
-    seen = seen[:, :length, :length] & (distance >= 0)
-    seen[1] = (distance >= 0) & ((distance < 100) | (position < 8)[None, :])
+    sinks = position[None, :] < first_valid_key(mask)[:, None] + 8
+    seen = seen[:, :, :length, :length] & (distance >= 0)
+    seen[:, 1] = (distance >= 0) & ((distance < 100) | sinks[:, None, :])
+    seen &= mask[:, None, None, :]
     lists = [torch.tensor(each, dtype=torch.int32, device="cuda") for each in (pointers, entries)]
-    out = kernel(q, k, v, None, params, 0, 0.09, True, *lists).cpu().double()
+    given = mask.cuda() if masked else None
+    out = kernel(q, k, v, given, params, 0, 0.09, True, *lists).cpu().double()
     wide_k, wide_v = (each.cpu().double().repeat_interleave(2, 1) for each in (k, v))
     scores = (q.cpu().double() @ wide_k.transpose(-1, -2) * 0.09).masked_fill(~seen, float("-inf"))
     weights = scores.softmax(-1).nan_to_num(0.0)
