@@ -141,7 +141,7 @@ def _at_length(
     return LengthResult(
         length=length,
         module=Spread.of(times["module"]),
-        graph="hybrid" if opened.module.crossover.takes_hybrid(length) else "dense",
+        graph="hybrid" if opened.module.crossover.takes_hybrid(1, length) else "dense",
         dense={name: Spread.of(times[name]) for name in dense},
         strongest=strongest,
         rest=Spread.of(times["rest"]),
