@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,10 +17,16 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("artifact", type=click.Path(path_type=Path))
 @lengths
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Rows of a call: 1, or as few as the model takes.",
+)
 @click.option("--memory", is_flag=True, help="Also measure the peak memory of a call.")
 @seed
 @as_json
-def bench(artifact: Path, lengths: tuple[int, ...] | None, memory: bool, seed: int, as_json: bool) -> None:
+def bench(artifact: Path, as_json: bool, **fields: Any) -> None:
     """Time ARTIFACT against the dense model, interleaved in one run.
 
     The dense side is the fastest of eager, torch.compile for each shape (on a GPU also with cuDNN's attention), and
@@ -29,7 +35,7 @@ def bench(artifact: Path, lengths: tuple[int, ...] | None, memory: bool, seed: i
     from hcompile.bench.bench import BenchRequest
     from hcompile.bench.bench import bench as measure
 
-    request = BenchRequest(artifact, lengths=lengths, memory=memory, seed=seed)
+    request = BenchRequest(artifact, **fields)
     with progress() as report_progress:
         report = measure(request, report_progress)
     if as_json:
@@ -41,7 +47,7 @@ def bench(artifact: Path, lengths: tuple[int, ...] | None, memory: bool, seed: i
 def _show(report: BenchReport) -> None:
     device, versions = report.device, report.versions
     click.echo(
-        f"{report.artifact}: {report.dtype}, linears by {report.linear_library}, batch 1, medians in ms"
+        f"{report.artifact}: {report.dtype}, linears by {report.linear_library}, batch {report.batch}, medians in ms"
     )
     width = (
         f"{device['threads']} threads" if device["kind"] == "cpu" else f"{device['cores']} multiprocessors"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hcompile.cli.render import milliseconds, print_table, remark, seconds
+from hcompile.runtime.crossover import Crossover
 
 if TYPE_CHECKING:
     from hcompile.left import LeftDense
@@ -50,21 +51,26 @@ def print_certificate(certificate: Mapping[str, Any]) -> None:
 
 
 def print_crossover(crossover: Mapping[str, Any]) -> None:
-    """Print the measured times of both graphs by length, and which one calls take (JSON form of a crossover)."""
-    start = crossover["hybrid_from"]
+    """Print which graph calls take by batch and length, and the times that tell (JSON form of a crossover)."""
+    known = Crossover.from_json(crossover)
     rows = [
         (
-            str(timing["length"]),
-            milliseconds(timing["dense_us"]),
-            milliseconds(timing["hybrid_us"]),
-            f"{timing['dense_us'] / timing['hybrid_us']:.2f}x",
-            "hybrid" if start is not None and timing["length"] >= start else "dense",
+            str(timing.batch),
+            str(timing.length),
+            milliseconds(timing.dense_us),
+            milliseconds(timing.hybrid_us),
+            f"{timing.dense_us / timing.hybrid_us:.2f}x",
+            "hybrid" if known.takes_hybrid(timing.batch, timing.length) else "dense",
         )
-        for timing in crossover["timings"]
+        for timing in known.timings
     ]
     if rows:
         click.echo()
-        print_table((">tokens", ">dense ms", ">hybrid ms", ">speedup", "calls take"), rows)
+        print_table((">batch", ">tokens", ">dense ms", ">hybrid ms", ">speedup", "calls take"), rows)
+    for batch, start in known.hybrid_from:
+        more = " and more" if batch == known.hybrid_from[-1][0] else ""
+        graph = "dense at every length" if start is None else f"hybrid from {start} tokens on"
+        click.echo(f"batch {batch}{more}: {graph}")
 
 
 def print_work(stages: Mapping[str, float], kernels_measured: int, nodes: Sequence[NodeTime]) -> None:

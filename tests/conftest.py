@@ -97,7 +97,7 @@ def tiny_module(tiny_hybrid: Program, tiny_lowered: Lowered) -> CompiledModule:
     from hcompile.runtime.inputs import length_axis
     from hcompile.runtime.module import CompiledModule
 
-    return CompiledModule(tiny_hybrid, tiny_lowered, Crossover(32), length_axis(tiny_hybrid))
+    return CompiledModule(tiny_hybrid, tiny_lowered, Crossover.from_length(32), length_axis(tiny_hybrid))
 
 
 @pytest.fixture(scope="session")
@@ -120,7 +120,7 @@ def tiny_artifact(tiny_hybrid: Program, tmp_path_factory: pytest.TempPathFactory
         "device": get_backend("tvm_cpu").device().to_json(),
         "linear_library": "default",
         "length_axis": length_axis(tiny_hybrid),
-        "crossover": Crossover(32).to_json(),
+        "crossover": Crossover.from_length(32).to_json(),
         "certificate": None,
         "notes": {},
     }

@@ -154,6 +154,13 @@ class Opened:
 
         return limits(self.program, self.manifest.length_axis)
 
+    @property
+    def batch_limits(self) -> tuple[int, int | None]:
+        """The least and the largest batch size of a call, None where there is no largest."""
+        from hcompile.runtime.inputs import batch_limits
+
+        return batch_limits(self.program, self.manifest.length_axis)
+
     def inputs(self, length: int, batch: int = 1) -> list[torch.Tensor]:
         """Return random flat inputs of a length."""
         from hcompile.runtime.inputs import made_up_inputs

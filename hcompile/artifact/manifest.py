@@ -14,7 +14,10 @@ from typing import Any
 from hcompile.checks import check_int, check_object, check_sha256, check_text, shown
 from hcompile.runtime.crossover import Crossover
 
-SCHEMA = 1
+SCHEMA = 2
+_READABLE = (1, SCHEMA)
+"""Schema 1 knew a crossover of batch 1 only."""
+
 MANIFEST, GRAPH, ORIGINAL, SCHEDULES, WEIGHTS = (
     "manifest.json",
     "graph.json",
@@ -90,15 +93,17 @@ class Manifest:
 
     @classmethod
     def from_json(cls, value: Any) -> Manifest:
-        """Raises: ValueError or TypeError when `value` is no manifest of this schema."""
+        """Raises: ValueError or TypeError when `value` is no manifest of a schema that can be read."""
         schema = value.get("schema") if isinstance(value, dict) else None
-        if schema != SCHEMA:
-            raise ValueError(f"it is of schema {shown(schema)}, this hcompile reads {SCHEMA}")
+        if schema not in _READABLE:
+            readable = " and ".join(map(str, _READABLE))
+            raise ValueError(f"it is of schema {shown(schema)}, this hcompile reads {readable}")
         found = dict(check_object("it", value, ("schema", *(field.name for field in fields(cls)))))
         del found["schema"]
         if found["length_axis"] is not None:
             index, axis = found["length_axis"]
             found["length_axis"] = (index, axis)
+        found["crossover"] = Crossover.from_json(found["crossover"]).to_json()
         return cls(**found)
 
 

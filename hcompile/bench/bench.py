@@ -32,13 +32,15 @@ class BenchRequest:
     """What to measure.
 
     Attributes:
-        lengths: tokens; None for `DEFAULT_LENGTHS` as far as the model allows.
+        lengths: tokens of a row; None for `DEFAULT_LENGTHS` as far as the model allows.
+        batch: rows of a call; None for one, or as few as the model allows.
         memory: also measure the peak memory of a call (on a CPU in fresh processes).
         least, most, enough_s: rounds of each length, see `hcompile.tuning.timing.Rounds`.
     """
 
     artifact: Path
     lengths: tuple[int, ...] | None = None
+    batch: int | None = None
     memory: bool = False
     least: int = 7
     most: int = 40
@@ -68,16 +70,16 @@ def bench(
         found: told of each length as soon as it is measured.
 
     Raises:
-        UsageError: the artifact or a length cannot be used.
+        UsageError: the artifact, a length or the batch size cannot be used.
         KernelError, EnvironmentFault: see `hcompile.load`.
     """
     start = time.perf_counter()
     opened = open_artifact(request.artifact)
     load_s = time.perf_counter() - start
-    lengths = _lengths(opened, request.lengths)
+    lengths, batch = _lengths(opened, request.lengths), _batch(opened, request.batch)
     torch.manual_seed(request.seed)
     start = time.perf_counter()
-    opened.module.warmup(lengths[:1])
+    opened.module.warmup(lengths[:1], batch)
     first_call_s = time.perf_counter() - start
     program = use_library(opened.program, opened.linear_library)
     dense, rest = dense_candidates(program), without_attention(program)
@@ -86,7 +88,7 @@ def bench(
     with torch._dynamo.config.patch(recompile_limit=len(lengths) + 1):
         for measured, length in enumerate(lengths):
             progress("bench", _hundredths(lengths, measured), 100)
-            results.append(_at_length(opened, request, dense, rest, length))
+            results.append(_at_length(opened, request, dense, rest, batch, length))
             found(results[-1])
     progress("bench", 100, 100)
     return BenchReport(
@@ -98,6 +100,7 @@ def bench(
         measured_at=utc_now(),
         load_s=load_s,
         first_call_s=first_call_s,
+        batch=batch,
         lengths=tuple(results),
     )
 
@@ -107,12 +110,22 @@ def _lengths(opened: Opened, wanted: tuple[int, ...] | None) -> tuple[int, ...]:
     if wanted is None:
         return tuple(length for length in DEFAULT_LENGTHS if allows(limits, length)) or (most or least,)
     for length in wanted:
-        if not allows(limits, length):
-            upper = "any" if most is None else most
-            raise UsageError(
-                f"length {length} is outside what the model was exported for ({least} to {upper})"
-            )
+        _check_allowed("length", limits, length)
     return wanted
+
+
+def _batch(opened: Opened, wanted: int | None) -> int:
+    if wanted is None:
+        return opened.batch_limits[0]
+    _check_allowed("batch", opened.batch_limits, wanted)
+    return wanted
+
+
+def _check_allowed(what: str, limits: tuple[int, int | None], size: int) -> None:
+    if not allows(limits, size):
+        least, most = limits
+        upper = "any" if most is None else most
+        raise UsageError(f"{what} {size} is outside what the model was exported for ({least} to {upper})")
 
 
 def _at_length(
@@ -120,9 +133,10 @@ def _at_length(
     request: BenchRequest,
     dense: Mapping[str, Callable[..., object]],
     rest: Callable[..., object],
+    batch: int,
     length: int,
 ) -> LengthResult:
-    inputs = opened.inputs(length)
+    inputs = opened.inputs(length, batch)
     calls: dict[str, Callable[[], object]] = {"module": partial(_call_module, opened.module, opened, inputs)}
     calls |= {name: partial(call, *inputs) for name, call in dense.items()}
     calls["rest"] = partial(rest, *inputs)
@@ -135,13 +149,13 @@ def _at_length(
     sites = opened.program.sites
     peaks = {}
     if request.memory and opened.program.device.type == "cpu":
-        peaks = {side: call_peak_bytes(request.artifact, side, length) for side in SIDES}
+        peaks = {side: call_peak_bytes(request.artifact, side, length, batch) for side in SIDES}
     elif request.memory:
         peaks = {side: device_peak_bytes(partial(graph, *inputs)) for side, graph in graphs(opened).items()}
     return LengthResult(
         length=length,
         module=Spread.of(times["module"]),
-        graph="hybrid" if opened.module.crossover.takes_hybrid(length) else "dense",
+        graph="hybrid" if opened.module.crossover.takes_hybrid(batch, length) else "dense",
         dense={name: Spread.of(times[name]) for name in dense},
         strongest=strongest,
         rest=Spread.of(times["rest"]),

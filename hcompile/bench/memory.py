@@ -1,6 +1,6 @@
 """Peak memory of one call: on a CPU measured in a process of its own, less what the imports and the model take.
 
-python -m hcompile.bench.memory ARTIFACT hybrid|dense LENGTH    prints the bytes
+python -m hcompile.bench.memory ARTIFACT hybrid|dense LENGTH BATCH    prints the bytes
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _PLAIN_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "
 it served before: the same call was seen to take 145 to 170 MB."""
 
 
-def call_peak_bytes(artifact: Path, side: str, length: int) -> int:
-    """Return how far one call of `length` tokens raises the resident memory of a fresh process, in bytes.
+def call_peak_bytes(artifact: Path, side: str, length: int, batch: int = 1) -> int:
+    """Return how far a call of `batch` rows of `length` tokens raises the memory of a fresh process, in bytes.
 
     Raises:
         EnvironmentFault: the system keeps no such count (it is Linux's /proc), or the process failed.
     """
-    command = [sys.executable, "-m", "hcompile.bench.memory", str(artifact), side, str(length)]
+    command = [sys.executable, "-m", "hcompile.bench.memory", str(artifact), side, str(length), str(batch)]
     try:
         done = subprocess.run(
             command,
@@ -64,12 +64,12 @@ def device_peak_bytes(call: Callable[[], object]) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
-def _measure(artifact: str, side: str, length: int) -> int:
+def _measure(artifact: str, side: str, length: int, batch: int) -> int:
     opened = open_artifact(artifact)
     graph = graphs(opened)[side]
     # A short call compiles the graph and builds the kernels, so that the long one shows the call alone.
-    graph(*opened.inputs(min(128, length)))
-    flat = opened.inputs(length)
+    graph(*opened.inputs(min(128, length), batch))
+    flat = opened.inputs(length, batch)
     before = _status_bytes("VmRSS")
     (_PROC / "clear_refs").write_text("5")  # resets the high-water mark (proc(5))
     graph(*flat)
@@ -84,4 +84,4 @@ def _status_bytes(field: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{_measure(sys.argv[1], sys.argv[2], int(sys.argv[3]))}\n")
+    sys.stdout.write(f"{_measure(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))}\n")

@@ -27,11 +27,11 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class LengthResult:
-    """One length, batch 1, interleaved in one run.
+    """One length, interleaved in one run.
 
     Attributes:
         module: the compiled module as a user calls it, whichever graph it takes.
-        graph: "hybrid" or "dense", the graph that the module takes at this length.
+        graph: "hybrid" or "dense", the graph that the module takes at this length and batch.
         dense: every dense baseline by name.
         strongest: name of the fastest of them.
         rest: the model without its attention.
@@ -59,7 +59,7 @@ class LengthResult:
 
 @dataclass(frozen=True, slots=True)
 class BenchReport:
-    """All lengths of one artifact on one machine."""
+    """All lengths of one artifact on one machine, with one batch size."""
 
     artifact: str
     dtype: str
@@ -69,6 +69,7 @@ class BenchReport:
     measured_at: str
     load_s: float
     first_call_s: float
+    batch: int
     lengths: tuple[LengthResult, ...]
 
     def to_json(self) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def optimize(
                 certificate = _certify(job, compiled, memory, progress)
         measured = tuner.measured
         if compiled is None or (certificate is not None and not certificate.holds):
-            outcome, crossover = "dense", Crossover(None)
+            outcome, crossover = "dense", Crossover()
             # Every call takes torch's own attention, so the schedules only have to be there.
             compiled = _lower(job, Plan.dense(job.program.sites), kernels.any_table(), ())
         else:

@@ -33,10 +33,49 @@ def limits(program: Program, axis: tuple[int, int] | None) -> tuple[int, int | N
     return max(1, least), most
 
 
-def allows(limits: tuple[int, int | None], length: int) -> bool:
-    """Return whether a number of tokens lies within the limits."""
+def batch_axis(program: Program, axis: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Return (input, axis) of the batch size, None in a program without one.
+
+    It is the first axis of an input that must be given: where one has a dynamic size other than the length's (on
+    `axis`), of that one, else of the first with more than one axis.
+    """
+    length = _symbol(program, axis)
+    required = [(index, spec.shape) for index, spec in enumerate(program.inputs) if spec.default is None]
+    free = [
+        (place, index)
+        for index, shape in required
+        for place, size in enumerate(shape)
+        if isinstance(size, str) and size != length
+    ]
+    if free:
+        place, index = min(free)
+        return index, place
+    return next(
+        ((index, 0) for index, shape in required if len(shape) > 1 and isinstance(shape[0], int)), None
+    )
+
+
+def batch_limits(program: Program, axis: tuple[int, int] | None) -> tuple[int, int | None]:
+    """Return the least and the largest batch size that the export allows, None where there is no largest."""
+    length, place = _symbol(program, axis), batch_axis(program, axis)
+    size = 1 if place is None else program.inputs[place[0]].shape[place[1]]
+    if isinstance(size, int):
+        return max(1, size), max(1, size)
+    # `made_up_inputs` gives every dynamic size but the length's the batch size.
+    symbols = {size for spec in program.inputs for size in spec.shape if isinstance(size, str)} - {length}
+    bounds = [program.dims.get(str(symbol), (1, None)) for symbol in symbols]
+    most = [most for _, most in bounds if most is not None]
+    return max(1, *(least for least, _ in bounds)), min(most, default=None)
+
+
+def allows(limits: tuple[int, int | None], size: int) -> bool:
+    """Return whether a number of tokens, or a batch size, lies within the limits."""
     least, most = limits
-    return length >= least and (most is None or length <= most)
+    return size >= least and (most is None or size <= most)
+
+
+def _symbol(program: Program, axis: tuple[int, int] | None) -> int | str | None:
+    return None if axis is None else program.inputs[axis[0]].shape[axis[1]]
 
 
 def _fixed_length(program: Program) -> int | None:
@@ -65,7 +104,7 @@ def made_up_inputs(
     generator: torch.Generator | None = None,
 ) -> list[torch.Tensor]:
     """Return random flat inputs: token ids of the vocabulary, normal numbers, and ones where a default stands in."""
-    symbol = None if axis is None else program.inputs[axis[0]].shape[axis[1]]
+    symbol = _symbol(program, axis)
     flat = []
     for spec in program.inputs:
         shape = [

@@ -1,8 +1,8 @@
 """The compiled module: called like the model it was made from.
 
-A call takes one of five graphs over the same weights: a hybrid one from the measured crossover length on, a dense one
-below it, each with and without padding, and the original one where an assumption of the rewrite does not hold for the
-call's inputs.
+A call takes one of five graphs over the same weights: a hybrid one from the length on that was measured as the
+crossover of its batch size, a dense one below it, each with and without padding, and the original one where an
+assumption of the rewrite does not hold for the call's inputs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hcompile.runtime.calls import Signature
 from hcompile.runtime.crossover import Crossover
 from hcompile.runtime.dispatch import ScheduleTable, bind_program
 from hcompile.runtime.inductor import CompiledGraph
-from hcompile.runtime.inputs import made_up_inputs
+from hcompile.runtime.inputs import batch_axis, made_up_inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +115,9 @@ class CompiledModule:
         self._masks = masks_of(program)
         self._maybe_padded = always_masked(program)
         self._length_axis = length_axis
+        self._batch_axis = batch_axis(program, length_axis)
+        # Where the length is fixed it was the only one to measure.
+        self._fixed_length = max((timing.length for timing in crossover.timings), default=UNBOUNDED)
         self._lowered = lowered
         self._program = program
         self.plan: Plan = program.plan
@@ -151,7 +154,7 @@ class CompiledModule:
         if original is not None and not self._guards_hold(given):
             return original
         masks = [given[index] for index in self._masks]
-        if self.crossover.takes_hybrid(self._length(given)):
+        if self.crossover.takes_hybrid(self._batch(given), self._length(given)):
             # That a mask hides nothing is not worth waiting for the device: our kernels lose little by it.
             masked = self._maybe_padded or any(mask is not None for mask in masks)
             return self._lowered.hybrid if masked else self._lowered.hybrid_unpadded
@@ -163,9 +166,16 @@ class CompiledModule:
         values = ((guard, given[index]) for index, guard in self._guards)
         return all(value is None or guard.holds(value) for guard, value in values)
 
+    def _batch(self, given: list[torch.Tensor | None]) -> int:
+        if self._batch_axis is None:
+            return 1
+        index, axis = self._batch_axis
+        value = given[index]
+        return 1 if value is None else value.shape[axis]
+
     def _length(self, given: list[torch.Tensor | None]) -> int:
         if self._length_axis is None:
-            return UNBOUNDED
+            return self._fixed_length
         index, axis = self._length_axis
         value = given[index]
         return UNBOUNDED if value is None else value.shape[axis]

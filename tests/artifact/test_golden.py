@@ -9,15 +9,23 @@ import torch
 from safetensors.torch import load_file
 
 from hcompile.artifact.load import TuningWarning, check_files, open_artifact, read_manifest, read_program
+from hcompile.runtime.crossover import Crossover
 from hcompile.runtime.dispatch import bind_program, safe_tables
 
 DATA = Path(__file__).parents[1] / "data"
 GOLDEN = sorted(DATA.glob("golden-*.hcm"))
 
 
-def test_there_is_a_golden_artifact_and_it_is_small() -> None:
-    assert [path.name for path in GOLDEN] == ["golden-1.hcm"]
-    assert sum(file.stat().st_size for file in GOLDEN[0].iterdir()) < 60_000
+def test_there_is_a_small_golden_artifact_of_each_schema() -> None:
+    assert [path.name for path in GOLDEN] == ["golden-1.hcm", "golden-2.hcm"]
+    for path in GOLDEN:
+        assert sum(file.stat().st_size for file in path.iterdir()) < 60_000
+
+
+def test_its_crossover_is_what_it_was() -> None:
+    old, new = (Crossover.from_json(read_manifest(path).crossover) for path in GOLDEN)
+    assert old == Crossover.from_length(16)
+    assert new.hybrid_from == ((1, 24), (2, 16)) and len(new.timings) == 3
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)

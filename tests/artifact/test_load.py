@@ -76,7 +76,7 @@ def test_on_its_own_machine_it_loads_without_a_warning(tiny_artifact: Path) -> N
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         opened = open_artifact(tiny_artifact)
-    assert opened.limits == (1, 512)
+    assert opened.limits == (1, 512) and opened.batch_limits == (1, None)
     assert [tuple(value.shape) for value in opened.inputs(7, batch=2)] == [(2, 7), (2, 7)]
 
 
@@ -156,7 +156,7 @@ def test_what_is_no_artifact_is_said_with_how_to_make_one(tmp_path: Path, path: 
 
 
 MANIFESTS: dict[str, tuple[dict[str, Any], str]] = {
-    "newer": ({"schema": 2}, "it is of schema 2, this hcompile reads 1"),
+    "newer": ({"schema": 3}, "it is of schema 3, this hcompile reads 1 and 2"),
     "an unknown field": ({"signature": "x"}, "unknown fields"),
     "code for a backend": ({"backend": "antigravity:fly"}, "is not one of hcompile's own"),
     "a backend that does not exist": ({"backend": "vulkan"}, "kernel backend 'vulkan' is unknown"),
@@ -169,6 +169,10 @@ MANIFESTS: dict[str, tuple[dict[str, Any], str]] = {
     "no hash": ({"files": {GRAPH: "", SCHEDULES: "", WEIGHTS: ""}}, "wanted the 64 hex digits of a sha256"),
     "no crossover": ({"crossover": {}}, "crossover: missing fields"),
     "a crossover of text": ({"crossover": {"hybrid_from": "32", "timings": []}}, "hybrid_from is '32'"),
+    "a crossover of no batch": (
+        {"crossover": {"hybrid_from": {"a": 1}, "timings": []}},
+        "of hybrid_from is 'a'",
+    ),
     "aliases of nothing": ({"aliases": {"a": "no_such_tensor"}}, "the weights cannot be read"),
     "aliases of numbers": ({"aliases": {"a": 3}}, "tensor that a stands for is 3"),
     "a device of text": ({"device": "cpu"}, "device is 'cpu', wanted an object"),
@@ -265,7 +269,7 @@ def test_the_manifest_is_read_without_torch(tiny_artifact: Path) -> None:
 
 def test_manifest_json_is_for_people_too(tiny_artifact: Path) -> None:
     document = json.loads((tiny_artifact / MANIFEST).read_text())
-    assert document["schema"] == 1 and document["source"] == "tiny"
+    assert document["schema"] == 2 and document["source"] == "tiny"
     assert read_manifest(tiny_artifact).to_json() == {
         **document,
         "length_axis": tuple(document["length_axis"]),

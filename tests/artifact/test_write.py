@@ -37,7 +37,7 @@ def facts(**values: Any) -> dict[str, Any]:
         "device": None,
         "linear_library": "default",
         "length_axis": (0, 1),
-        "crossover": {"hybrid_from": None, "timings": []},
+        "crossover": {"hybrid_from": {}, "timings": []},
         "certificate": None,
         "notes": {},
         **values,

@@ -50,6 +50,7 @@ def test_a_report_is_one_json_object() -> None:
         measured_at="2026-01-01T00:00:00Z",
         load_s=0.5,
         first_call_s=2.0,
+        batch=4,
         lengths=(LENGTH, replace(LENGTH, length=256, hybrid_peak_bytes=1)),
     )
     document = json.loads(json.dumps(report.to_json(), allow_nan=False))
@@ -58,4 +59,5 @@ def test_a_report_is_one_json_object() -> None:
         "eager": {"median_us": 2.0, "p20_us": 1.0, "p80_us": 3.0, "samples": 7}
     }
     assert [entry["hybrid_peak_bytes"] for entry in document["lengths"]] == [None, 1]
+    assert document["batch"] == 4
     assert document["first_call_s"] == pytest.approx(2.0)

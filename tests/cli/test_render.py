@@ -98,13 +98,25 @@ def test_certificate_that_does_not_hold_says_so(capsys: pytest.CaptureFixture[st
 
 def test_crossover_says_which_graph_calls_take(capsys: pytest.CaptureFixture[str]) -> None:
     timings = [
-        {"length": 128, "dense_us": 1000.0, "hybrid_us": 1100.0},
-        {"length": 1024, "dense_us": 9000.0, "hybrid_us": 6000.0},
+        {"batch": 1, "length": 128, "dense_us": 1000.0, "hybrid_us": 1100.0},
+        {"batch": 1, "length": 1024, "dense_us": 9000.0, "hybrid_us": 6000.0},
+        {"batch": 4, "length": 128, "dense_us": 4000.0, "hybrid_us": 3200.0},
     ]
-    tables.print_crossover({"hybrid_from": 1024, "timings": timings})
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["128", "1.00", "1.10", "0.91x", "dense"] in rows
-    assert ["1024", "9.00", "6.00", "1.50x", "hybrid"] in rows
+    tables.print_crossover({"hybrid_from": {"1": 1024, "4": 128}, "timings": timings})
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in lines]
+    assert ["1", "128", "1.00", "1.10", "0.91x", "dense"] in rows
+    assert ["1", "1024", "9.00", "6.00", "1.50x", "hybrid"] in rows
+    assert ["4", "128", "4.00", "3.20", "1.25x", "hybrid"] in rows
+    assert lines[-2:] == [
+        "batch 1: hybrid from 1024 tokens on",
+        "batch 4 and more: hybrid from 128 tokens on",
+    ]
+
+
+def test_crossover_of_schema_1_is_one_of_batch_1(capsys: pytest.CaptureFixture[str]) -> None:
+    tables.print_crossover({"hybrid_from": None, "timings": []})
+    assert capsys.readouterr().out == "batch 1 and more: dense at every length\n"
 
 
 def test_work_is_no_result(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,14 +17,14 @@ from hcompile.frontend.transformers_folder import import_model
 from hcompile.passes.select import select
 from hcompile.patterns import Dense, Local
 from hcompile.plan import Plan
-from hcompile.runtime.crossover import Crossover
+from hcompile.runtime.crossover import Crossover, Timing
 from hcompile.runtime.dispatch import safe_tables
 from hcompile.runtime.inputs import length_axis
 from hcompile.versions import library_versions
 from tests.tiny_models import tiny_llama_model
 
 FOLDER = Path(__file__).parent
-ARTIFACT, EXPECTED = FOLDER / "golden-1.hcm", FOLDER / "golden-1.safetensors"
+ARTIFACT, EXPECTED = FOLDER / "golden-2.hcm", FOLDER / "golden-2.safetensors"
 
 
 def main() -> None:
@@ -36,6 +36,7 @@ def main() -> None:
     program = import_model(model, "golden")
     plan = Plan.of({site.name: [Dense(), Local(8, 2)] for site in program.sites})
     program = select(program, plan)
+    timings = (Timing(16, 2.0, 3.0), Timing(24, 4.0, 3.0), Timing(16, 4.0, 3.0, batch=2))
     facts = {
         "versions": library_versions(),
         "source": "tests/data/make_golden.py",
@@ -45,7 +46,7 @@ def main() -> None:
         "device": None,
         "linear_library": "default",
         "length_axis": length_axis(program),
-        "crossover": Crossover(16).to_json(),
+        "crossover": Crossover(((1, 24), (2, 16)), timings).to_json(),
         "certificate": None,
         "notes": {},
     }

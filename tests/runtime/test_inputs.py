@@ -6,7 +6,7 @@ import torch
 
 from hcompile.program import InputSpec, Program
 from hcompile.runtime.calls import Signature
-from hcompile.runtime.inputs import length_axis, limits, made_up_inputs
+from hcompile.runtime.inputs import batch_axis, batch_limits, length_axis, limits, made_up_inputs
 from tests.small_programs import attention_program, odd_model, odd_program
 
 
@@ -19,6 +19,29 @@ def test_the_length_is_the_size_that_attention_runs_over(tiny_program: Program) 
 def test_without_attention_there_is_no_length() -> None:
     assert length_axis(odd_program(odd_model())) is None
     assert limits(odd_program(odd_model()), None) == (1, None)
+
+
+def test_the_batch_is_the_first_free_size_besides_the_length(tiny_program: Program) -> None:
+    assert batch_axis(tiny_program, (0, 1)) == (0, 0)
+    assert batch_limits(tiny_program, (0, 1)) == (1, None)
+    symbol = str(tiny_program.inputs[0].shape[0])
+    few = tiny_program.replace(dims={**tiny_program.dims, symbol: (2, 8)})
+    assert batch_limits(few, (0, 1)) == (2, 8)
+    length = str(tiny_program.inputs[0].shape[1])
+    positions = InputSpec("position_ids", "int64", (1, length))
+    assert batch_axis(tiny_program.replace(inputs=(positions, *tiny_program.inputs)), (0, 1)) == (1, 0)
+
+
+def test_a_batch_that_the_export_fixed_is_the_only_one(tiny_program: Program) -> None:
+    assert batch_axis(attention_program(), (0, 2)) == (0, 0)
+    assert batch_limits(attention_program(), (0, 2)) == (1, 1)
+    fixed = InputSpec("x", "float32", (5, 9))
+    assert batch_limits(tiny_program.replace(inputs=(fixed,)), None) == (5, 5)
+
+
+def test_a_program_whose_inputs_have_one_axis_has_no_batch(tiny_program: Program) -> None:
+    alone = tiny_program.replace(inputs=(InputSpec("x", "float32", (9,)),))
+    assert batch_axis(alone, None) is None and batch_limits(alone, None) == (1, 1)
 
 
 def test_inputs_are_ones_where_a_default_stands_in_and_ids_within_the_vocabulary(

@@ -12,7 +12,7 @@ from hcompile.errors import UsageError
 from hcompile.guard import Guard
 from hcompile.passes.lower import drop_key_mask, lower_dense
 from hcompile.program import Program
-from hcompile.runtime.crossover import Crossover
+from hcompile.runtime.crossover import Crossover, Timing
 from hcompile.runtime.inductor import CompiledGraph
 from hcompile.runtime.module import CompiledModule, Lowered
 
@@ -60,7 +60,7 @@ def watched(
 
 @pytest.fixture(scope="module")
 def text(tiny_hybrid: Program) -> Watched:
-    return watched(tiny_hybrid, Crossover(32))
+    return watched(tiny_hybrid, Crossover.from_length(32))
 
 
 def left_padded(ids: torch.Tensor) -> torch.Tensor:
@@ -86,25 +86,37 @@ def test_short_calls_take_the_dense_graph_and_pay_for_a_mask_only_where_there_is
 
 
 def test_without_a_crossover_no_call_is_hybrid(tiny_hybrid: Program) -> None:
-    assert watched(tiny_hybrid, Crossover(None)).graph_of(LONG) == "dense"
+    assert watched(tiny_hybrid, Crossover()).graph_of(LONG) == "dense"
+
+
+def test_a_call_goes_by_the_crossover_of_its_batch(tiny_hybrid: Program) -> None:
+    text = watched(tiny_hybrid, Crossover(((1, None), (2, 32), (4, 16))))
+    assert [text.graph_of(ids) for ids in (LONG[:1], LONG, LONG[:, :31])] == ["dense", "unpadded", "dense"]
+    assert text.graph_of(LONG[:, :16].repeat(2, 1)) == "unpadded"
+
+
+def test_a_fixed_length_is_the_measured_one(tiny_hybrid: Program) -> None:
+    lost, won = Timing(9, 1.0, 2.0, batch=2), Timing(9, 2.0, 1.0)
+    text = watched(tiny_hybrid, Crossover.of([won, lost]), axis=None)
+    assert [text.graph_of(ids) for ids in (SHORT[:1], SHORT)] == ["unpadded", "dense"]
 
 
 def test_without_a_length_the_crossover_decides_alone(tiny_hybrid: Program) -> None:
-    assert watched(tiny_hybrid, Crossover(32), axis=None).graph_of(SHORT) == "unpadded"
-    assert watched(tiny_hybrid, Crossover(None), axis=None).graph_of(SHORT) == "dense"
+    assert watched(tiny_hybrid, Crossover.from_length(32), axis=None).graph_of(SHORT) == "unpadded"
+    assert watched(tiny_hybrid, Crossover(), axis=None).graph_of(SHORT) == "dense"
 
 
 def test_a_mask_that_must_be_given_may_pad_at_any_call(tiny_hybrid: Program) -> None:
     required = tuple(spec for spec in tiny_hybrid.inputs if spec.default is None)
     (mask,) = (spec for spec in tiny_hybrid.inputs if spec.default is not None)
     required += (type(mask)(mask.name, mask.dtype, mask.shape),)
-    program = watched(tiny_hybrid.replace(inputs=required), Crossover(32))
+    program = watched(tiny_hybrid.replace(inputs=required), Crossover.from_length(32))
     assert program.graph_of(SHORT, torch.ones_like(SHORT)) == "padded"
 
 
 def test_inputs_that_break_a_guard_take_the_original_graph(tiny_hybrid: Program) -> None:
     guarded = tiny_hybrid.replace(guards=(Guard("binary", "attention_mask"),))
-    text = watched(guarded, Crossover(32), original=True)
+    text = watched(guarded, Crossover.from_length(32), original=True)
     assert text.graph_of(LONG) == "unpadded"
     assert text.graph_of(LONG, left_padded(LONG)) == "hybrid"
     assert text.graph_of(LONG, torch.full_like(LONG, 2)) == "original"
@@ -114,12 +126,12 @@ def test_inputs_that_break_a_guard_take_the_original_graph(tiny_hybrid: Program)
 def test_guards_want_a_way_out(tiny_hybrid: Program) -> None:
     guarded = tiny_hybrid.replace(guards=(Guard("binary", "attention_mask"),))
     with pytest.raises(ValueError, match="a program with guards wants its original graph"):
-        watched(guarded, Crossover(32))
+        watched(guarded, Crossover.from_length(32))
 
 
 def test_a_program_without_a_plan_is_no_module(tiny_program: Program, tiny_lowered: Lowered) -> None:
     with pytest.raises(ValueError, match="wants a program with a plan: run select first"):
-        CompiledModule(tiny_program, tiny_lowered, Crossover(1), (0, 1))
+        CompiledModule(tiny_program, tiny_lowered, Crossover.from_length(1), (0, 1))
 
 
 @pytest.mark.parametrize("ids", [SHORT, LONG])
@@ -163,4 +175,4 @@ def test_warming_up_for_a_length_that_the_export_does_not_allow_is_refused(
 
 def test_the_module_says_what_it_is(tiny_module: CompiledModule, tiny_hybrid: Program) -> None:
     assert tiny_module.plan == tiny_hybrid.plan
-    assert tiny_module.crossover == Crossover(32) and tiny_module.certificate is None
+    assert tiny_module.crossover == Crossover.from_length(32) and tiny_module.certificate is None
