@@ -9,6 +9,7 @@ import click
 
 from hcompile.cli.options import as_json, lengths, seed
 from hcompile.cli.render import milliseconds, print_json, print_table, progress, seconds
+from hcompile.cli.tables import print_crossover
 
 if TYPE_CHECKING:
     from hcompile.bench.report import BenchReport, LengthResult
@@ -67,6 +68,7 @@ def _show(report: BenchReport) -> None:
     ]
     columns += [">dense MiB", ">hybrid MiB"] if memory else []
     print_table(columns, [_row(result, memory) for result in report.lengths])
+    print_crossover(report.crossover)
     click.echo(f"loaded in {seconds(report.load_s)}, first call {seconds(report.first_call_s)}")
     if any(result.noisy for result in report.lengths):
         click.echo("* other work used the machine meanwhile: repeat this on a quiet one")

@@ -101,6 +101,7 @@ def bench(
         load_s=load_s,
         first_call_s=first_call_s,
         batch=batch,
+        crossover=opened.module.crossover.to_json(),
         lengths=tuple(results),
     )
 

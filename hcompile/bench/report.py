@@ -59,7 +59,11 @@ class LengthResult:
 
 @dataclass(frozen=True, slots=True)
 class BenchReport:
-    """All lengths of one artifact on one machine, with one batch size."""
+    """All lengths of one artifact on one machine, with one batch size.
+
+    Attributes:
+        crossover: which graph calls take, and the times that told (JSON form), as the artifact carries it.
+    """
 
     artifact: str
     dtype: str
@@ -70,6 +74,7 @@ class BenchReport:
     load_s: float
     first_call_s: float
     batch: int
+    crossover: Mapping[str, Any]
     lengths: tuple[LengthResult, ...]
 
     def to_json(self) -> dict[str, Any]:

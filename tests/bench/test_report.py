@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hcompile.bench.report import BenchReport, LengthResult, Spread
+from hcompile.runtime.crossover import Crossover
 
 SPREAD = Spread(2.0, 1.0, 3.0, 7)
 LENGTH = LengthResult(
@@ -51,6 +52,7 @@ def test_a_report_is_one_json_object() -> None:
         load_s=0.5,
         first_call_s=2.0,
         batch=4,
+        crossover=Crossover.from_length(4096).to_json(),
         lengths=(LENGTH, replace(LENGTH, length=256, hybrid_peak_bytes=1)),
     )
     document = json.loads(json.dumps(report.to_json(), allow_nan=False))
@@ -60,4 +62,5 @@ def test_a_report_is_one_json_object() -> None:
     }
     assert [entry["hybrid_peak_bytes"] for entry in document["lengths"]] == [None, 1]
     assert document["batch"] == 4
+    assert Crossover.from_json(document["crossover"]) == Crossover.from_length(4096)
     assert document["first_call_s"] == pytest.approx(2.0)
