@@ -27,8 +27,10 @@ class ShadowReport:
         window: the last of these, which the next three are of.
         mean: their degradation, as the certificate counts it; None before the first.
         lower, upper: its one-sided 95 % bounds, for one look; None until there are enough samples.
-        evidence: how much speaks for a drift at some time up to now; at 20 it is one (`hcompile.policy.drift`).
-        drifting: a drift was found and has not passed.
+        recent: the degradation of the last samples alone, as many as are enough; a drift that is found at once shows
+            here before it shows in the mean.
+        evidence: how much speaks for a drift, or within one for its end; 20 is enough (`hcompile.policy.drift`).
+        drifting: a drift was found, and its end was not.
         drifts: how many were found.
     """
 
@@ -45,6 +47,7 @@ class ShadowReport:
     mean: float | None
     lower: float | None
     upper: float | None
+    recent: float | None
     evidence: float
     drifting: bool
     drifts: int
@@ -58,7 +61,7 @@ class ShadowReport:
         check_bool("shadow: drifting", self.drifting)
         for name in _COUNTS:
             check_int(f"shadow: {name}", getattr(self, name))
-        for name in ("mean", "lower", "upper"):
+        for name in ("mean", "lower", "upper", "recent"):
             value = getattr(self, name)
             if value is not None and (type(value) is not float or not math.isfinite(value)):
                 raise ValueError(f"shadow: {name} is {shown(value)}, wanted a finite float or nothing")

@@ -111,6 +111,7 @@ class Shadow:
             mean=degradation(scores) if scores else None,
             lower=lower_bound(scores, CONFIDENCE, self.options.seed) if bounded else None,
             upper=upper_bound(scores, CONFIDENCE, self.options.seed) if bounded else None,
+            recent=degradation(scores[-self.options.least :]) if scores else None,
             evidence=evidence,
             drifting=drifting,
             **counts,
@@ -198,8 +199,7 @@ class Shadow:
 
 
 def _figures(report: ShadowReport) -> str:
-    bounds = "" if report.lower is None else f" (95 % bounds {report.lower:.4g} and {report.upper:.4g})"
     return (
-        f"{report.metric} {report.mean:.4g}{bounds} {report.unit} over the last {report.window} samples, "
-        f"limit {report.limit:.4g}"
+        f"{report.metric} {report.recent:.4g} {report.unit} in the latest samples, {report.mean:.4g} (95 % bounds "
+        f"{report.lower:.4g} and {report.upper:.4g}) in the last {report.window}, limit {report.limit:.4g}"
     )

@@ -77,13 +77,25 @@ def test_a_model_that_is_off_from_the_start_is_found_once_the_spread_is_known() 
 
 def test_a_drift_is_found_once_passes_and_is_found_again() -> None:
     rng, test, changes = np.random.default_rng(3), DriftTest(1.0), []
-    phases = [log_normal(rng, mean, 300) for mean in (0.7, 2.0, 0.7, 2.0)]
+    phases = [log_normal(rng, mean, 400) for mean in (0.7, 2.0, 0.7, 2.0)]
     for index, value in enumerate(np.concatenate(phases).tolist()):
         before = test.drifting
         test.add(one(value))
         if test.drifting != before:
-            changes.append((index // 300, test.drifting))
+            changes.append((index // 400, test.drifting))
     assert changes == [(1, True), (2, False), (3, True)]
+
+
+@pytest.mark.parametrize("times", [1.1, 1.3])
+def test_a_drift_that_stays_is_found_once(times: float) -> None:
+    rng, runs, found = np.random.default_rng(6), 20, 0
+    for _ in range(runs):
+        test, before = DriftTest(1.0), False
+        for value in log_normal(rng, times, 3000).tolist():
+            test.add(one(value))
+            found += test.drifting and not before
+            before = test.drifting
+    assert found == runs
 
 
 @pytest.mark.parametrize("value", [1e6, 1e300])

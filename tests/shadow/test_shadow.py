@@ -183,11 +183,12 @@ def test_drift_is_reported_once_and_again_after_it_has_passed(caplog: pytest.Log
     caplog.set_level(logging.INFO, "hcompile.shadow")
     watched = watch(ShadowOptions(1, window=50))
     for by in (0.05, 1.5, 0.05, 1.5):
-        for _ in range(60):
+        for _ in range(100):
             watched.call(by)
     assert [report.drifts for report in watched.reports] == [1, 2]
     for report in watched.reports:
-        assert report.drifting and report.evidence == pytest.approx(20.0) and report.window == 50
+        assert report.drifting and report.window == 50
+        assert report.recent is not None and report.recent > 0.01
         assert report.mean is not None and report.lower is not None and report.upper is not None
         assert report.lower <= report.mean <= report.upper
     said = [record.getMessage() for record in caplog.records]
