@@ -18,11 +18,15 @@ if TYPE_CHECKING:
     from hcompile.pipeline.report import OptimizeReport
     from hcompile.pipeline.request import OptimizeRequest
     from hcompile.runtime.module import CompiledModule
+    from hcompile.shadow.options import ShadowOptions
+    from hcompile.shadow.report import ShadowReport
 
 __all__ = [
     "CompiledModule",
     "OptimizeReport",
     "OptimizeRequest",
+    "ShadowOptions",
+    "ShadowReport",
     "__version__",
     "load",
     "load_module",
@@ -35,6 +39,8 @@ _HOMES = {
     "CompiledModule": "hcompile.runtime.module",
     "OptimizeReport": "hcompile.pipeline.report",
     "OptimizeRequest": "hcompile.pipeline.request",
+    "ShadowOptions": "hcompile.shadow.options",
+    "ShadowReport": "hcompile.shadow.report",
     "load": "hcompile.artifact.load",
     "load_module": "hcompile.frontend.load",
     "optimize": "hcompile.pipeline.optimize",

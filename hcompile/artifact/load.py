@@ -26,9 +26,12 @@ from hcompile.site import Site
 if TYPE_CHECKING:
     import torch
 
+    from hcompile.policy.certificate import Certificate
     from hcompile.program import Program
     from hcompile.runtime.dispatch import ScheduleTable
     from hcompile.runtime.module import CompiledModule, Lowered
+    from hcompile.shadow.options import ShadowOptions
+    from hcompile.shadow.shadow import OnDrift
     from hcompile.tuning_db.key import Device
 
 
@@ -53,6 +56,24 @@ def read_manifest(path: str | Path) -> Manifest:
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UsageError(
             f"{path / MANIFEST}: the manifest cannot be used ({error}); write the artifact again"
+        ) from error
+
+
+def read_certificate(path: str | Path, manifest: Manifest) -> Certificate | None:
+    """Return the certificate of an artifact, None where quality was not measured.
+
+    Raises:
+        UsageError: it is malformed.
+    """
+    from hcompile.policy.certificate import Certificate
+
+    if manifest.certificate is None:
+        return None
+    try:
+        return Certificate.from_json(dict(manifest.certificate))
+    except (ValueError, TypeError) as error:
+        raise UsageError(
+            f"{path}: its certificate cannot be used ({error}); write the artifact again"
         ) from error
 
 
@@ -193,18 +214,32 @@ def open_artifact(path: str | Path) -> Opened:
     return Opened(manifest, program, lowered, module, device, library)
 
 
-def load(path: str | Path) -> CompiledModule:
+def load(
+    path: str | Path, *, shadow: float | ShadowOptions | None = None, on_drift: OnDrift | None = None
+) -> CompiledModule:
     """Load a compiled module for the machine at hand.
 
     The module is called with the model's own inputs, `model(input_ids=ids).logits`. On a machine that the artifact
     was not tuned for it runs safe schedules and warns with `TuningWarning`.
 
+    Args:
+        shadow: the share of the hybrid calls that run through the dense model too, aside, to see whether quality drifts
+            from its certificate (`module.shadow`, logger "hcompile.shadow").
+        on_drift: called with a `ShadowReport`, once for each drift, on a thread of the shadow's.
+
     Raises:
-        UsageError: there is no artifact, or it is damaged or of another schema.
+        UsageError: there is no artifact, or it is damaged or of another schema; or a shadow has nothing to go by.
         KernelError: a kernel cannot be built here.
         EnvironmentFault: the machine lacks a C compiler, a library, or the GPU that the artifact is for.
     """
-    return open_artifact(path).module
+    opened = open_artifact(path)
+    if shadow is not None:
+        from hcompile.artifact.watch import shadow_of
+
+        opened.module.shadow = shadow_of(path, opened, shadow, on_drift)
+    elif on_drift is not None:
+        raise UsageError("on_drift is never called without a shadow: pass shadow=0.001 too")
+    return opened.module
 
 
 def _check_fit(

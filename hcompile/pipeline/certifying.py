@@ -8,8 +8,6 @@ from pathlib import Path
 
 import torch
 
-from hcompile.passes.select import plan_tensors
-from hcompile.plan import Plan
 from hcompile.policy.certificate import Certificate, certify
 from hcompile.policy.documents import Document
 from hcompile.policy.interface import Interface
@@ -18,6 +16,7 @@ from hcompile.policy.metrics.base import Metric
 from hcompile.policy.text import Encoder, encoder_of
 from hcompile.program import Program
 from hcompile.progress import Progress
+from hcompile.runtime.dense import dense_call, unpadded
 from hcompile.runtime.inputs import vocabulary
 from hcompile.runtime.module import Lowered, graphs_without_padding
 
@@ -76,31 +75,22 @@ def text_encoder(program: Program, interface: Interface, source: str) -> Encoder
 
 
 def _dense(program: Program, lowered: Lowered, interface: Interface) -> Call:
-    """Return the dense model: as it was exported where that graph is kept, else on torch's own attention; there, padded
-    batches, where that takes a mask of S x S and ten times as long, run our kernels under the model's own patterns."""
-    own = plan_tensors(program, Plan.dense(program.sites))
+    """Return the dense model: as it was exported where that graph is kept, else as `dense_call` has it."""
+    raised = dense_call(program, lowered, interface.mask)
 
-    def run(inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    def run(inputs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         inputs = tuple(value.to(program.device) for value in inputs)
-        if lowered.original is not None:
-            return lowered.original(*inputs)
-        if interface.mask is None or _unpadded(inputs, interface):
-            return lowered.dense(*inputs)
-        return lowered.hybrid.call_with(own, inputs)
+        return raised(inputs) if lowered.original is None else lowered.original(*inputs)
 
     return run
 
 
 def _hybrid(program: Program, lowered: Lowered, interface: Interface) -> Call:
     """Return the hybrid model: the graph that a call of `hcompile.load`'s module takes."""
-    _, unpadded = graphs_without_padding(program, lowered)
+    _, for_unpadded = graphs_without_padding(program, lowered)
 
     def run(inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        graph = unpadded if _unpadded(inputs, interface) else lowered.hybrid
+        graph = for_unpadded if unpadded(inputs, interface.mask) else lowered.hybrid
         return graph(*(value.to(program.device) for value in inputs))
 
     return run
-
-
-def _unpadded(inputs: Sequence[torch.Tensor], interface: Interface) -> bool:
-    return interface.mask is not None and bool((inputs[interface.mask] != 0).all())

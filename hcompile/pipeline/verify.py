@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hcompile.artifact.load import open_artifact
+from hcompile.artifact.load import open_artifact, read_certificate
 from hcompile.budget import Budget
 from hcompile.checks import shown
 from hcompile.errors import UsageError
@@ -66,13 +66,7 @@ def verify(request: VerifyRequest, progress: Progress = quiet) -> VerifyReport:
         UsageError: the artifact or the data cannot be used, or nothing says which budget to hold.
     """
     opened = open_artifact(request.artifact)
-    try:
-        certificate = opened.manifest.certificate
-        carried = None if certificate is None else Certificate.from_json(dict(certificate))
-    except (ValueError, TypeError) as error:
-        raise UsageError(
-            f"{request.artifact}: its certificate cannot be used ({error}); write the artifact again"
-        ) from error
+    carried = read_certificate(request.artifact, opened.manifest)
     budget = _budget(request, opened.manifest.notes)
     axis = opened.manifest.length_axis
     interface = Interface.of(opened.program, axis)

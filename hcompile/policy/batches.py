@@ -101,6 +101,24 @@ def make_batch(documents: Sequence[Document], interface: Interface, *, padded: b
     return Batch(tuple(flat), valid, tokens, tuple(documents), length)
 
 
+def batch_of_call(inputs: Sequence[torch.Tensor], rows: int, interface: Interface, name: str) -> Batch:
+    """Return the batch that somebody else's call was.
+
+    Args:
+        inputs: flat inputs, in the program's order.
+        rows: of the model's outputs.
+        name: of every document, for error messages.
+    """
+    named = {spec.name: value for spec, value in zip(interface.inputs, inputs, strict=True)}
+    return Batch(
+        inputs=tuple(inputs),
+        valid=None if interface.mask is None else inputs[interface.mask] != 0,
+        tokens=None if interface.tokens is None else inputs[interface.tokens].long(),
+        documents=(Document(name, {}),) * rows,
+        length=interface.length_of({name: value[0] for name, value in named.items() if value.dim()}) or 1,
+    )
+
+
 def _pad(length: int, row: int, document: Document) -> int:
     most = length // _SHORTENED
     return 1 + int(document.digest[:8], 16) % most if row % 2 and most else 0

@@ -56,6 +56,18 @@ def upper_bound(
     return float(estimate[0] - min(low, 0.0) * error[0])
 
 
+def lower_bound(
+    scores: Sequence[DocumentScore], confidence: float, seed: int, resamples: int = RESAMPLES
+) -> float:
+    """Return the one-sided lower confidence bound, which mirrors `upper_bound`.
+
+    Raises:
+        ValueError: fewer than two documents, or weights that add up to nothing.
+    """
+    mirrored = [DocumentScore(-score.total, score.weight, score.tokens) for score in scores]
+    return -upper_bound(mirrored, confidence, seed, resamples)
+
+
 def independent(documents: Sequence[Document]) -> int:
     """Return how many scores `by_origin` makes of the documents."""
     origins = len(grouped(documents))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,6 +24,9 @@ from hcompile.runtime.crossover import Crossover
 from hcompile.runtime.dispatch import ScheduleTable, bind_program
 from hcompile.runtime.inductor import CompiledGraph
 from hcompile.runtime.inputs import batch_axis, made_up_inputs
+
+if TYPE_CHECKING:
+    from hcompile.shadow.shadow import Shadow
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,11 @@ def graphs_without_padding(program: Program, lowered: Lowered) -> tuple[Compiled
 
 
 class CompiledModule:
-    """What `hcompile.load` returns. Safe to call from several threads; inference only."""
+    """What `hcompile.load` returns. Safe to call from several threads; inference only.
+
+    Attributes:
+        shadow: what watches the hybrid calls, None where nothing does.
+    """
 
     def __init__(
         self,
@@ -123,6 +130,7 @@ class CompiledModule:
         self.plan: Plan = program.plan
         self.crossover = crossover
         self.certificate = certificate
+        self.shadow: Shadow | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model on its own inputs, such as `model(input_ids=ids).logits`.
@@ -133,7 +141,10 @@ class CompiledModule:
         given = self._signature.flatten(args, kwargs)
         graph = self._choose(given)
         flat = [self._default(given, index) if value is None else value for index, value in enumerate(given)]
-        return self._signature.unflatten(graph(*flat))
+        outputs = graph(*flat)
+        if self.shadow is not None and graph in (self._lowered.hybrid, self._lowered.hybrid_unpadded):
+            self.shadow.observe(flat, outputs)
+        return self._signature.unflatten(outputs)
 
     def warmup(self, lengths: Iterable[int], batch: int = 1) -> None:
         """Compile and run the graphs that calls of these lengths take, so that the first real call is a warm one.
@@ -148,6 +159,8 @@ class CompiledModule:
             # Callers that pass their tokenizer's mask take another hybrid graph than those that leave it out.
             for graph in dict.fromkeys((self._choose(given), self._choose([*made_up]))):
                 graph(*made_up)
+            if self.shadow is not None:
+                self.shadow.warm(made_up)
 
     def _choose(self, given: list[torch.Tensor | None]) -> CompiledGraph:
         original = self._lowered.original

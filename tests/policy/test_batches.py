@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hcompile.policy.batches import batches, make_batch
+from hcompile.policy.batches import batch_of_call, batches, make_batch
 from hcompile.policy.documents import Document
 from hcompile.policy.interface import Interface
 from hcompile.program import InputSpec
@@ -87,3 +87,18 @@ def test_named_inputs_bring_their_own_mask() -> None:
     named = Interface((InputSpec("embeds", "float32", ("b", "s")), interface.inputs[1]), None, 1, 0, True)
     batch = make_batch([document], named, padded=True)
     assert batch.valid is not None and batch.valid.tolist() == [[False, False, True, True]]
+
+
+def test_the_batch_of_a_call_counts_the_tokens_that_its_mask_leaves() -> None:
+    interface = Interface.of(tiny_text())
+    ids, mask = torch.arange(64).reshape(2, 32), torch.ones(2, 32, dtype=torch.int64)
+    mask[1, :5] = 0
+    batch = batch_of_call((ids, mask), 2, interface, "a call")
+    assert batch.token_counts() == [32, 27] and batch.length == 32
+    assert batch.tokens is not None and torch.equal(batch.tokens, ids)
+    assert [document.name for document in batch.documents] == ["a call"] * 2
+
+
+def test_the_batch_of_a_call_without_tokens_has_the_length_of_its_axis() -> None:
+    interface = Interface((InputSpec("x", "float32", ("b", "s", 8)),), None, None, 0, False, (0, 1))
+    assert batch_of_call((torch.ones(3, 5, 8),), 3, interface, "a call").token_counts() == [5, 5, 5]

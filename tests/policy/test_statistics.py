@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hcompile.policy.documents import Document
 from hcompile.policy.metrics.base import DocumentScore, degradation
-from hcompile.policy.statistics import by_origin, independent, likely_bound, upper_bound
+from hcompile.policy.statistics import by_origin, independent, likely_bound, lower_bound, upper_bound
 
 
 def scores_of(values: list[float]) -> list[DocumentScore]:
@@ -43,6 +43,23 @@ def test_a_plan_accepted_by_the_likely_bound_is_likely_certified() -> None:
 def test_the_bound_is_never_below_the_estimate(values: list[float], seed: int) -> None:
     scores = scores_of(values)
     assert upper_bound(scores, 0.95, seed, 500) >= degradation(scores) - 1e-12
+
+
+@given(st.lists(st.floats(0, 10), min_size=2, max_size=40), st.integers(0, 5))
+def test_the_lower_bound_is_never_above_the_estimate(values: list[float], seed: int) -> None:
+    scores = scores_of(values)
+    assert lower_bound(scores, 0.95, seed, 500) <= degradation(scores) + 1e-12
+
+
+def test_the_lower_bound_of_skewed_documents_seldom_exceeds_the_truth() -> None:
+    rng = np.random.default_rng(4)
+    truth, runs = math.exp(0.125), 200
+    above = sum(
+        lower_bound(scores_of(rng.lognormal(0, 0.5, 32).tolist()), 0.95, seed, 500) > truth
+        for seed in range(runs)
+    )
+    # 5 % and two standard errors of 200 runs.
+    assert above / runs <= 0.08
 
 
 @pytest.mark.parametrize("values", [[0.0, 1.0], [0.0, 1.0, 2.0], [0.0] * 23 + [1.0]])

@@ -173,6 +173,56 @@ def test_warming_up_for_a_length_that_the_export_does_not_allow_is_refused(
         text.module.warmup([length])
 
 
+class Noted:
+    """Stands in for a shadow: notes what it is shown."""
+
+    def __init__(self) -> None:
+        self.observed: list[tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]] = []
+        self.warmed: list[torch.Size] = []
+
+    def observe(self, inputs: list[torch.Tensor], outputs: tuple[torch.Tensor, ...]) -> None:
+        self.observed.append((inputs, outputs))
+
+    def warm(self, inputs: list[torch.Tensor]) -> None:
+        self.warmed.append(inputs[0].shape)
+
+
+def test_a_shadow_is_shown_hybrid_calls_only(tiny_hybrid: Program) -> None:
+    guarded = tiny_hybrid.replace(guards=(Guard("binary", "attention_mask"),))
+    text, noted = watched(guarded, Crossover(32), original=True), Noted()
+    text.module.shadow = noted  # type: ignore[assignment]
+    found = {text.graph_of(ids, mask) for ids in (SHORT, LONG) for mask in (left_padded(ids), ids * 0 + 2)}
+    assert found == {"padded", "original", "hybrid"} and len(noted.observed) == 1
+    logits = text.module(LONG).logits
+    (_, ((ids, mask), outputs)) = noted.observed
+    assert ids is LONG and bool(mask.all()) and outputs[0] is logits
+    text.taken.clear()
+
+
+def test_a_shadow_is_warmed_up_too_and_counts_no_made_up_calls(tiny_hybrid: Program) -> None:
+    text, noted = watched(tiny_hybrid, Crossover(32)), Noted()
+    text.module.shadow = noted  # type: ignore[assignment]
+    text.module.warmup([40], batch=2)
+    assert noted.warmed == [torch.Size([2, 40])] and not noted.observed
+
+
+def test_without_a_shadow_a_call_asks_for_it_once(tiny_hybrid: Program) -> None:
+    """One attribute and one branch are all that a call pays for what it does not use."""
+    asked: list[str] = []
+
+    class Asked(CompiledModule):
+        def __getattribute__(self, name: str) -> Any:
+            if "shadow" in name:
+                asked.append(name)
+            return super().__getattribute__(name)
+
+    text = watched(tiny_hybrid, Crossover(32))
+    text.module.__class__ = Asked
+    text.module(LONG)
+    assert asked == ["shadow"] and text.module.shadow is None
+    text.taken.clear()
+
+
 def test_the_module_says_what_it_is(tiny_module: CompiledModule, tiny_hybrid: Program) -> None:
     assert tiny_module.plan == tiny_hybrid.plan
     assert tiny_module.crossover == Crossover.from_length(32) and tiny_module.certificate is None

@@ -1,0 +1,64 @@
+"""Watching a loaded artifact: what its shadow compares, with what, and from where on that is drift."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hcompile.artifact.load import Opened, read_certificate
+from hcompile.artifact.manifest import Manifest
+from hcompile.budget import Budget
+from hcompile.checks import shown
+from hcompile.errors import UsageError
+from hcompile.policy.interface import Interface
+from hcompile.policy.metrics import metric_of
+from hcompile.runtime.dense import dense_call
+from hcompile.shadow.options import ShadowOptions
+from hcompile.shadow.shadow import OnDrift, Shadow
+
+if TYPE_CHECKING:
+    from hcompile.policy.metrics.base import Metric
+
+
+def shadow_of(
+    path: str | Path, opened: Opened, shadow: float | ShadowOptions, on_drift: OnDrift | None = None
+) -> Shadow:
+    """Return a shadow for the module of an artifact.
+
+    Args:
+        shadow: the share of the calls, or all options.
+
+    Raises:
+        UsageError: an option is wrong, or neither the options nor the artifact say which metric to hold to which limit.
+    """
+    options = shadow if isinstance(shadow, ShadowOptions) else ShadowOptions(shadow)
+    metric, limit = _claim(path, opened.manifest, options)
+    interface = Interface.of(opened.program, opened.manifest.length_axis)
+    metric.check(interface, opened.program.sites)
+    dense = dense_call(opened.program, opened.lowered, interface.mask)
+    return Shadow(str(path), dense, interface, metric, limit, options, on_drift)
+
+
+def _claim(path: str | Path, manifest: Manifest, options: ShadowOptions) -> tuple[Metric, float]:
+    """Return the metric and the largest degradation that is no drift, as the metric counts it."""
+    if options.budget is not None:
+        try:
+            budget = Budget.parse(options.budget)
+        except ValueError as error:
+            raise UsageError(f"shadow: {error}") from error
+        metric = metric_of(budget.metric, options.metric)
+        return metric, metric.limit(budget.limit)
+    certificate = read_certificate(path, manifest)
+    if certificate is None:
+        raise UsageError(
+            f"{path} carries no certificate, so nothing says what drift is: optimize with --calib, "
+            "or pass ShadowOptions(share, budget='kl=0.003')"
+        )
+    name = certificate.metric
+    if ":" in name and options.metric != name:
+        # An artifact must not choose code to run.
+        raise UsageError(
+            f"{path}: its certificate is of a metric that is no part of hcompile: pass ShadowOptions(share, "
+            f"metric={shown(name)}) if you trust that code, or ShadowOptions(share, budget='kl=0.003')"
+        )
+    return metric_of(name.rpartition(":")[2], options.metric), float(certificate.limit)
