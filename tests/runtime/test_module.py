@@ -189,7 +189,7 @@ class Noted:
 
 def test_a_shadow_is_shown_hybrid_calls_only(tiny_hybrid: Program) -> None:
     guarded = tiny_hybrid.replace(guards=(Guard("binary", "attention_mask"),))
-    text, noted = watched(guarded, Crossover(32), original=True), Noted()
+    text, noted = watched(guarded, Crossover.from_length(32), original=True), Noted()
     text.module.shadow = noted  # type: ignore[assignment]
     found = {text.graph_of(ids, mask) for ids in (SHORT, LONG) for mask in (left_padded(ids), ids * 0 + 2)}
     assert found == {"padded", "original", "hybrid"} and len(noted.observed) == 1
@@ -200,7 +200,7 @@ def test_a_shadow_is_shown_hybrid_calls_only(tiny_hybrid: Program) -> None:
 
 
 def test_a_shadow_is_warmed_up_too_and_counts_no_made_up_calls(tiny_hybrid: Program) -> None:
-    text, noted = watched(tiny_hybrid, Crossover(32)), Noted()
+    text, noted = watched(tiny_hybrid, Crossover.from_length(32)), Noted()
     text.module.shadow = noted  # type: ignore[assignment]
     text.module.warmup([40], batch=2)
     assert noted.warmed == [torch.Size([2, 40])] and not noted.observed
@@ -216,7 +216,7 @@ def test_without_a_shadow_a_call_asks_for_it_once(tiny_hybrid: Program) -> None:
                 asked.append(name)
             return super().__getattribute__(name)
 
-    text = watched(tiny_hybrid, Crossover(32))
+    text = watched(tiny_hybrid, Crossover.from_length(32))
     text.module.__class__ = Asked
     text.module(LONG)
     assert asked == ["shadow"] and text.module.shadow is None
