@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hcompile.checks import check_int, check_object, check_sha256, check_text, shown
+from hcompile.policy.certificate import Certificate
 from hcompile.runtime.crossover import Crossover
 
 SCHEMA = 1
@@ -90,7 +91,11 @@ class Manifest:
 
     @classmethod
     def from_json(cls, value: Any) -> Manifest:
-        """Raises: ValueError or TypeError when `value` is no manifest of this schema."""
+        """Read a manifest, its certificate brought to today's form.
+
+        Raises:
+            ValueError or TypeError: `value` is no manifest of this schema.
+        """
         schema = value.get("schema") if isinstance(value, dict) else None
         if schema != SCHEMA:
             raise ValueError(f"it is of schema {shown(schema)}, this hcompile reads {SCHEMA}")
@@ -99,6 +104,8 @@ class Manifest:
         if found["length_axis"] is not None:
             index, axis = found["length_axis"]
             found["length_axis"] = (index, axis)
+        if isinstance(found["certificate"], dict):
+            found["certificate"] = Certificate.from_json(found["certificate"]).to_json()
         return cls(**found)
 
 

@@ -42,24 +42,32 @@ class Remembered:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The dense and the hybrid model, and what is compared."""
+    """The dense and the hybrid model, and what is compared: all metrics of the same pair of outputs."""
 
     dense: Call
     hybrid: Call
     interface: Interface
-    metric: Metric
+    metrics: Sequence[Metric]
     progress: Progress = quiet
 
     def measured(
         self, documents: Sequence[Document], stage: str
-    ) -> Iterator[tuple[Batch, list[DocumentScore]]]:
-        """Yield the batches of `documents` (some rows padded) with the scores of their rows."""
+    ) -> Iterator[tuple[Batch, list[list[DocumentScore]]]]:
+        """Yield the batches of `documents` (some rows padded) with the scores of their rows by metric."""
         done = 0
         self.progress(stage, done, len(documents))
         for batch in batches(documents, self.interface):
             with torch.inference_mode():
                 dense, hybrid = self.dense(batch.inputs), self.hybrid(batch.inputs)
-                scores = self.metric.score(dense, hybrid, batch, self.interface)
+                scores = [metric.score(dense, hybrid, batch, self.interface) for metric in self.metrics]
             done += len(batch.documents)
             self.progress(stage, done, len(documents))
             yield batch, scores
+
+    def scores(self, documents: Sequence[Document], stage: str) -> list[list[DocumentScore]]:
+        """Return the scores of all documents by metric."""
+        found: list[list[DocumentScore]] = [[] for _ in self.metrics]
+        for _, by_metric in self.measured(documents, stage):
+            for scores, new in zip(found, by_metric, strict=True):
+                scores += new
+        return found

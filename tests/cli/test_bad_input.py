@@ -84,6 +84,13 @@ def test_budget_of_another_form(run: Run, budget: str) -> None:
     assert message.startswith(f"budget {budget!r} is not of the form metric=number")
 
 
+def test_two_budgets_of_one_metric(run: Run) -> None:
+    code, message = run(
+        "optimize", "nothing", "--budget", "kl=0.003", "--budget", "nll=1%", "--budget", "kl=1"
+    )
+    assert (code, message) == (2, "metric kl has two budgets, kl=0.003 and kl=1: give one")
+
+
 def test_unknown_metric(run: Run) -> None:
     code, message = run("optimize", "nothing", "--budget", "perplexity=1%")
     assert code == 2

@@ -47,11 +47,18 @@ def degradation(scores: Sequence[DocumentScore]) -> float:
 
 
 class Metric(ABC):
-    """A measure of what is lost. Lower is better, 0 for equal outputs."""
+    """A measure of what is lost. Lower is better, 0 for equal outputs.
+
+    Attributes:
+        name, unit: for people; a budget calls the metric by its name.
+        needs_logits: whether the output must be logits.
+        expanded: whether Taylor scores (`hcompile.policy.surrogate`) are of this very metric, in its unit.
+    """
 
     name: ClassVar[str]
     unit: ClassVar[str]
     needs_logits: ClassVar[bool]
+    expanded: ClassVar[bool] = False
 
     def label(self) -> str:
         return self.name

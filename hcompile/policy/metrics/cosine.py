@@ -20,6 +20,7 @@ class Cosine(Metric):
     name: ClassVar[str] = "cosine"
     unit: ClassVar[str] = "1 - cosine similarity"
     needs_logits: ClassVar[bool] = False
+    expanded: ClassVar[bool] = True
 
     def limit(self, written: float) -> float:
         """Raises: UsageError when the least similarity is above 1."""

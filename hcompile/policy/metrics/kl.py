@@ -18,6 +18,7 @@ class KL(Metric):
     name: ClassVar[str] = "kl"
     unit: ClassVar[str] = "nats a token"
     needs_logits: ClassVar[bool] = True
+    expanded: ClassVar[bool] = True
 
     def score(
         self,
