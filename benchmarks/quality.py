@@ -32,7 +32,7 @@ from hcompile.policy.documents import Document, data_digest
 from hcompile.policy.interface import Interface
 from hcompile.policy.measure import Comparison
 from hcompile.policy.metrics import metric_of
-from hcompile.policy.metrics.base import degradation
+from hcompile.policy.metrics.score import degradation
 from hcompile.policy.statistics import upper_bound
 from hcompile.program import Program
 from hcompile.runtime.dispatch import safe_tables

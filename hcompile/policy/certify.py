@@ -8,8 +8,8 @@ from hcompile.policy.certificate import Certificate, Claim
 from hcompile.policy.documents import Document, data_digest
 from hcompile.policy.goal import Goal
 from hcompile.policy.measure import Comparison
-from hcompile.policy.metrics.base import DocumentScore, degradation
-from hcompile.policy.statistics import by_origin, upper_bound
+from hcompile.policy.metrics.score import DocumentScore
+from hcompile.policy.statistics import by_origin
 
 CONFIDENCE = 0.95
 """Of each claim's bound, and of the verdict over all of them (docs/adr/0010)."""
@@ -50,8 +50,8 @@ def certify(
                 metric=goal.metric.label(),
                 unit=goal.metric.unit,
                 limit=goal.limit,
-                estimate=degradation(found),
-                bound=upper_bound(by_origin(documents, found), CONFIDENCE, seed),
+                estimate=goal.metric.statistic.estimate(found),
+                bound=goal.metric.statistic.bound(by_origin(documents, found), CONFIDENCE, seed),
                 confidence=CONFIDENCE,
                 tokens=sum(score.tokens for score in found),
             )

@@ -28,7 +28,7 @@ class Goal:
 
     def key(self) -> dict[str, Any]:
         """Return what tells this goal from others, for keys of remembered results."""
-        return {"metric": self.metric.source(), "limit": self.limit}
+        return {"metric": self.metric.source(), "label": self.metric.label(), "limit": self.limit}
 
 
 def goals_of(budgets: Sequence[str], function: str | None = None) -> tuple[Goal, ...]:
@@ -43,25 +43,21 @@ def goals_of(budgets: Sequence[str], function: str | None = None) -> tuple[Goal,
     """
     if not budgets:
         raise UsageError("no budget is given: pass --budget METRIC=LIMIT")
-    parsed: dict[str, Budget] = {}
-    texts: dict[str, str] = {}
-    for text in budgets:
-        try:
-            budget = Budget.parse(text)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
-        if budget.metric in parsed:
-            raise UsageError(
-                f"metric {budget.metric} has two budgets, {texts[budget.metric]} and {text.strip()}: give one"
-            )
-        parsed[budget.metric], texts[budget.metric] = budget, text.strip()
+    try:
+        parsed = [Budget.parse(text) for text in budgets]
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     own = None if function is None else function.rpartition(":")[2]
-    goals = []
-    for name, budget in parsed.items():
+    named = any(budget.metric == own for budget in parsed)
+    goals: dict[str, Goal] = {}
+    for text, budget in zip(map(str.strip, budgets), parsed, strict=True):
         # Where no budget names the function, the first one says so.
-        metric = metric_of(name, function if name == own or own not in parsed else None)
-        goals.append(Goal(texts[name], metric, metric.limit(budget.limit)))
-    return tuple(goals)
+        metric = metric_of(budget.metric, None if named and budget.metric != own else function)
+        label = metric.label()
+        if label in goals:
+            raise UsageError(f"metric {label} has two budgets, {goals[label].text} and {text}: give one")
+        goals[label] = Goal(text, metric, metric.limit(budget.limit))
+    return tuple(goals.values())
 
 
 def scored_by(goals: Sequence[Goal]) -> int:

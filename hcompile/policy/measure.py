@@ -10,7 +10,8 @@ import torch
 from hcompile.policy.batches import Batch, batches
 from hcompile.policy.documents import Document
 from hcompile.policy.interface import Interface
-from hcompile.policy.metrics.base import DocumentScore, Metric
+from hcompile.policy.metrics.base import Metric
+from hcompile.policy.metrics.score import DocumentScore
 from hcompile.progress import Progress, quiet
 
 Call = Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]

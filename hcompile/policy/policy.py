@@ -24,7 +24,7 @@ from hcompile.policy.interface import Interface
 from hcompile.policy.log import Trial
 from hcompile.policy.measure import Call, Comparison, Remembered
 from hcompile.policy.memory import Forgetful, Memory
-from hcompile.policy.metrics.base import DocumentScore
+from hcompile.policy.metrics.score import DocumentScore
 from hcompile.policy.profile import Scores, expand
 from hcompile.policy.repair import Effort, Repair
 from hcompile.policy.statistics import by_origin, independent
@@ -153,6 +153,7 @@ def choose_plan(
         units,
         latency_us,
         limits,
+        statistics=[goal.metric.statistic for goal in goals],
         scored=scored_by(goals),
         measure=keeper.measure,
         certify_documents=independent(splits.certify),

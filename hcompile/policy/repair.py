@@ -22,9 +22,9 @@ from typing import Protocol
 from hcompile.plan import Plan
 from hcompile.policy.allocate import allocate
 from hcompile.policy.log import Trial
-from hcompile.policy.metrics.base import DocumentScore, degradation
+from hcompile.policy.metrics.score import DocumentScore
 from hcompile.policy.profile import Scores
-from hcompile.policy.statistics import likely_bound
+from hcompile.policy.statistics import MEAN, Statistic, likely_bound
 from hcompile.policy.units import Unit, plan_of
 
 CONFIDENCE = 0.95
@@ -83,6 +83,7 @@ class Repair:
         latency_us: Sequence[Sequence[float]],
         limits: Sequence[float],
         *,
+        statistics: Sequence[Statistic] = (MEAN,),
         scored: int = 0,
         measure: Measure,
         certify_documents: int,
@@ -95,6 +96,7 @@ class Repair:
         Args:
             latency_us: by unit and option.
             limits: by budget, positive.
+            statistics: what each budget bounds.
             scored: the budget whose metric the scores are of (`goal.scored_by`).
             certify_documents: how many the certificate will be measured on.
         """
@@ -103,6 +105,7 @@ class Repair:
         self._latency_us = latency_us
         self._limits = [limit * (1 - RESERVE) for limit in limits]
         self._limit = self._limits[scored]
+        self._statistics = statistics
         self._measure = measure
         self._fresh = certify_documents
         self._effort = effort
@@ -162,10 +165,15 @@ class Repair:
 
     def _try(self, stage: str, plan: Plan, choice: Sequence[int], predicted: float) -> Trial:
         by_budget = self._measure(plan)
-        bounds = tuple(likely_bound(scores, self._fresh, CONFIDENCE, self._seed) for scores in by_budget)
+        pairs = list(zip(by_budget, self._statistics, strict=True))
+        measured = tuple(statistic.estimate(scores) for scores, statistic in pairs)
+        bounds = tuple(
+            likely_bound(scores, self._fresh, CONFIDENCE, self._seed, statistic)
+            for scores, statistic in pairs
+        )
         used = tuple(bound / limit for bound, limit in zip(bounds, self._limits, strict=True))
         latency_us = sum(row[option] for row, option in zip(self._latency_us, choice, strict=True))
-        trial = Trial(stage, plan, predicted, tuple(map(degradation, by_budget)), bounds, used, latency_us)
+        trial = Trial(stage, plan, predicted, measured, bounds, used, latency_us)
         self.trials.append(trial)
         return trial
 

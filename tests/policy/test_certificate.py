@@ -21,7 +21,7 @@ from hcompile.policy.goal import Goal
 from hcompile.policy.interface import Interface
 from hcompile.policy.measure import Comparison
 from hcompile.policy.metrics import metric_of
-from hcompile.policy.metrics.base import DocumentScore
+from hcompile.policy.metrics.score import DocumentScore
 from hcompile.policy.statistics import upper_bound
 from tests.policy.tiny_programs import run_plan, tiny_text
 

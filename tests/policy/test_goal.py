@@ -23,6 +23,10 @@ def test_each_budget_is_a_goal_in_its_metrics_own_way() -> None:
         (("kl=0.003", "kl"), "not of the form metric=number"),
         (("kl=0.003", "nll=1%", "kl=0.1"), "metric kl has two budgets, kl=0.003 and kl=0.1"),
         (("kl=0.003", "bleu=1"), "'bleu' is unknown"),
+        (
+            ("kl.p99=0.05", "kl=0.003", "kl.p99.0=0.1"),
+            r"metric kl\.p99 has two budgets, kl\.p99=0\.05 and kl",
+        ),
     ],
 )
 def test_budgets_that_cannot_be_are_refused(budgets: tuple[str, ...], message: str) -> None:
@@ -46,6 +50,8 @@ def test_a_function_serves_the_budget_that_names_it(tmp_path: Path, monkeypatch:
     [
         (("nll=1%",), 0),
         (("nll=1%", "kl=0.003"), 1),
+        (("kl.p99=0.05", "kl=0.003"), 1),
+        (("kl.p99=0.05", "nll=1%"), 0),
         (("cosine=0.9", "kl=0.003"), 0),
         (("kl=0.003", "cosine=0.9"), 0),
     ],

@@ -161,6 +161,13 @@ def test_several_budgets_all_hold_and_the_models_run_once_for_all() -> None:
     assert PolicyResult.from_json(result.to_json()) == result
 
 
+def test_a_budget_on_the_tail_is_held() -> None:
+    result = choose(Counted(tiny_text()), 0.3, "kl.p99", others={"kl": 0.05})
+    assert result.holds
+    best = next(trial for trial in result.trials if trial.plan == result.plan)
+    assert best.measured[1] < best.measured[0] <= 0.3 and best.tightest <= 1
+
+
 def test_the_budget_out_of_reach_is_named() -> None:
     result = choose(Counted(tiny_text()), 0.2, others={"nll": 1e-9, "cosine": 0.5})
     assert not result.holds and "likely to hold nll=1e-09" in result.why_dense

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from hcompile.plan import Plan
-from hcompile.policy.metrics.base import DocumentScore
+from hcompile.policy.metrics.score import DocumentScore
 from hcompile.policy.profile import Scores
 from hcompile.policy.repair import RESERVE, Effort, Repair
+from hcompile.policy.statistics import MEAN
 from hcompile.policy.units import Unit, units_of
 from hcompile.site import Site
 
@@ -86,6 +87,7 @@ def repair_of(
         UNITS,
         world.latency_us,
         limits or (LIMIT,),
+        statistics=[MEAN] * max(1, len(limits)),
         measure=world.measure,
         certify_documents=64,
         effort=effort or Effort(),
