@@ -38,7 +38,7 @@ def score(metric: Metric, dense: torch.Tensor, hybrid: torch.Tensor, batch: Batc
     return degradation(metric.score((dense,), (hybrid,), batch, TEXT))
 
 
-@pytest.mark.parametrize("name", ["kl", "cosine"])
+@pytest.mark.parametrize("name", ["kl", "cosine", "top1"])
 def test_equal_outputs_lose_nothing(name: str) -> None:
     dense, _ = logits_pair()
     assert score(metric_of(name), dense, dense.clone(), padded_batch()) == 0.0
@@ -54,7 +54,7 @@ def test_kl_is_the_divergence_of_valid_tokens() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["kl", "nll", "cosine"])
+@pytest.mark.parametrize("name", ["kl", "nll", "cosine", "top1"])
 def test_padding_plays_no_part(name: str) -> None:
     dense, hybrid = logits_pair()
     batch = padded_batch()
@@ -97,6 +97,18 @@ def test_cosine_is_one_minus_the_similarity() -> None:
     assert score(metric_of("cosine"), dense, hybrid, batch) == pytest.approx(float(1 - similarity.mean()))
 
 
+def test_top1_is_the_share_of_other_likeliest_tokens() -> None:
+    dense, hybrid = logits_pair()
+    batch = padded_batch()
+    assert batch.valid is not None
+    differ = (dense.argmax(-1) != hybrid.argmax(-1))[batch.valid].double().mean()
+    assert 0 < differ < 1
+    assert score(metric_of("top1"), dense, hybrid, batch) == pytest.approx(float(differ))
+    assert metric_of("top1").limit(0.99) == pytest.approx(0.01)
+    with pytest.raises(UsageError, match=r"write the least share of tokens that agree, such as top1=0\.99"):
+        metric_of("top1").limit(99)
+
+
 def test_cosine_of_one_vector_a_row() -> None:
     batch = padded_batch()
     dense = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
@@ -105,7 +117,7 @@ def test_cosine_of_one_vector_a_row() -> None:
     assert [(s.total, s.tokens) for s in scores] == [(0.0, 1), (1.0, 1)]
 
 
-@pytest.mark.parametrize("name", ["kl", "nll", "cosine"])
+@pytest.mark.parametrize("name", ["kl", "nll", "cosine", "top1"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("side", ["dense", "hybrid"])
 def test_outputs_that_are_not_finite_are_refused(name: str, value: float, side: str) -> None:
@@ -149,7 +161,13 @@ def test_equal_outputs_have_no_tail() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("kl.p100", "below p100"), ("kl.p5", "below p100"), ("bleu.p99", "is unknown")]
+    ("name", "message"),
+    [
+        ("kl.p100", "below p100"),
+        ("kl.p5", "below p100"),
+        ("bleu.p99", "is unknown"),
+        ("top1.p99", "has no percentile"),
+    ],
 )
 def test_other_percentiles_are_refused(name: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
@@ -179,7 +197,7 @@ def test_nll_refuses_bidirectional_models() -> None:
 
 
 def test_an_unknown_metric_names_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"'bleu' is unknown.*cosine, kl, nll"):
+    with pytest.raises(UsageError, match=r"'bleu' is unknown.*cosine, kl, nll, top1"):
         metric_of("bleu")
 
 

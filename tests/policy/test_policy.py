@@ -94,7 +94,12 @@ def choose(
 
 @pytest.mark.parametrize(
     ("settings", "metric", "limit"),
-    [({}, "kl", 0.05), ({"granularity": "group"}, "kl", 0.05), ({"keep_layers": (0,)}, "nll", 0.01)],
+    [
+        ({}, "kl", 0.05),
+        ({"granularity": "group"}, "kl", 0.05),
+        ({"keep_layers": (0,)}, "nll", 0.01),
+        ({}, "top1", 0.2),
+    ],
 )
 def test_a_chosen_plan_holds_and_is_faster(settings: dict[str, Any], metric: str, limit: float) -> None:
     program = tiny_text()

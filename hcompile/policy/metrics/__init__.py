@@ -15,6 +15,7 @@ _METRICS = {
     "cosine": "hcompile.policy.metrics.cosine:Cosine",
     "kl": "hcompile.policy.metrics.kl:KL",
     "nll": "hcompile.policy.metrics.nll:NLL",
+    "top1": "hcompile.policy.metrics.top1:Top1",
 }
 
 _TAIL = re.compile(r"(.+)\.p(\d+(?:\.\d+)?)")

@@ -121,6 +121,16 @@ def row_valid(rows: torch.Tensor, batch: Batch, index: int) -> torch.Tensor:
     return batch.valid[index].to(rows.device)
 
 
+def likeliest(logits: torch.Tensor, kind: str, where: str) -> torch.Tensor:
+    """Return the index of each row's largest logit, int64 `[tokens]`, of logits `[tokens, V]`.
+
+    Raises:
+        UsageError: a logit is NaN or infinite, see `check_finite`.
+    """
+    check_finite(float(logits.sum(dtype=torch.float64)), kind, where)
+    return logits.argmax(-1)
+
+
 def check_finite(total: float, kind: str, where: str) -> None:
     """Raises: UsageError when a sum over outputs is NaN or infinite."""
     if not total < float("inf") or total == float("-inf"):

@@ -23,9 +23,7 @@ class Tail(Metric):
     def __init__(self, inner: Metric, percent: float) -> None:
         """Raises: UsageError when the metric has no value for each token, or the percentile is none of a tail."""
         if not isinstance(inner, TokenMetric):
-            raise UsageError(
-                f"metric {inner.label()} has no value for each token: use kl.p99, nll.p99 or cosine.p99"
-            )
+            raise UsageError(f"metric {inner.label()} has no percentile: use kl.p99, nll.p99 or cosine.p99")
         if not 50 <= percent < 100:
             raise UsageError(
                 f"metric {inner.name}.p{percent:g}: write a percentile from p50 to below p100, such as p99"
