@@ -29,6 +29,7 @@ def certify_lowered(
     interface: Interface,
     documents: Sequence[Document],
     *,
+    encode: Encoder | None,
     goals: Sequence[Goal],
     domain: str,
     dtype: str,
@@ -44,6 +45,8 @@ def certify_lowered(
         hybrid=_hybrid(program, lowered, interface),
         interface=interface,
         metrics=[goal.metric for goal in goals],
+        encode=encode,
+        seed=seed,
         progress=progress,
     )
     return certify(

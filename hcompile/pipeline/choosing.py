@@ -99,6 +99,7 @@ def choose(job: Job, kernels: PlanKernels, memory: Memory, progress: Progress) -
         runner,
         _any_kernel(job, tables),
         job.interface,
+        text_encoder(program, job.interface, job.model.source),
     )
     result = choose_plan(
         models,

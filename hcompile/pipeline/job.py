@@ -13,6 +13,7 @@ from hcompile.codegen import get_backend
 from hcompile.errors import EnvironmentFault, UsageError
 from hcompile.frontend.load import ImportedModel, load_model
 from hcompile.passes.place import place_both
+from hcompile.pipeline.certifying import text_encoder
 from hcompile.pipeline.choosing import read_plan, read_splits
 from hcompile.pipeline.importing import fit_to
 from hcompile.pipeline.request import OptimizeRequest
@@ -112,6 +113,11 @@ def prepare(request: OptimizeRequest, model: ImportedModel | None = None) -> Job
         # What cannot become local at all is refused before the work.
         units_of(program.sites, lengths[-1], granularity=request.granularity, keep_layers=request.keep_layers)
     data = read_splits(request, model, interface, interface.fixed_length or lengths[-1])
+    if data.splits is not None:
+        # A metric that can make no documents of its own says so before the work.
+        encode = text_encoder(program, interface, model.source)
+        for goal in goals:
+            goal.metric.documents(data.splits.repair, interface, encode, request.seed)
     return Job(
         request=request,
         model=_on_device(model, device),

@@ -12,7 +12,7 @@ from hcompile.artifact.write import write_artifact
 from hcompile.errors import EnvironmentFault
 from hcompile.frontend.load import ImportedModel
 from hcompile.passes.select import select
-from hcompile.pipeline.certifying import certify_lowered
+from hcompile.pipeline.certifying import certify_lowered, text_encoder
 from hcompile.pipeline.choosing import Choice, choose
 from hcompile.pipeline.crossover import measure_crossover
 from hcompile.pipeline.job import Job, prepare
@@ -133,6 +133,7 @@ def _certify(job: Job, compiled: _Compiled, memory: StoredMemory, progress: Prog
         compiled.lowered,
         job.interface,
         job.splits.certify,
+        encode=text_encoder(job.program, job.interface, job.model.source),
         goals=job.goals,
         domain=job.splits.domain,
         dtype=job.dtype,

@@ -93,6 +93,7 @@ def verify(request: VerifyRequest, progress: Progress = quiet) -> VerifyReport:
         opened.lowered,
         interface,
         documents,
+        encode=encode,
         goals=goals,
         domain=request.data,
         dtype=opened.manifest.dtype,

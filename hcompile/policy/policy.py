@@ -29,6 +29,7 @@ from hcompile.policy.profile import Scores, expand
 from hcompile.policy.repair import Effort, Repair
 from hcompile.policy.statistics import by_origin, independent
 from hcompile.policy.surrogate import Direction, Likelihood
+from hcompile.policy.text import Encoder
 from hcompile.policy.units import Unit, narrowed
 from hcompile.program import Program
 from hcompile.progress import Progress, quiet
@@ -52,6 +53,7 @@ class Models:
         hybrid: the program under any plan.
         kernel: computes the attention of a site with all heads under one pattern.
         interface: how the program is called.
+        encode: how the model reads text, None for one that takes none.
     """
 
     program: Program
@@ -59,6 +61,7 @@ class Models:
     hybrid: Runner
     kernel: Kernel
     interface: Interface
+    encode: Encoder | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +238,12 @@ class _Keeper:
         """Return the scores by metric; those that are not known yet come from one pass of both models."""
         documents = self._splits.repair
         keys = [
-            {"plan": plan.digest, "metric": metric.source(), "data": data_digest(documents)}
+            {
+                "plan": plan.digest,
+                "metric": metric.source(),
+                "data": data_digest(documents),
+                "seed": self._seed,
+            }
             for metric in self._metrics
         ]
         scores: list[list[DocumentScore] | None] = []
@@ -249,6 +257,8 @@ class _Keeper:
                 hybrid=partial(self._models.hybrid, plan),
                 interface=self._interface,
                 metrics=[self._metrics[index] for index in wanted],
+                encode=self._models.encode,
+                seed=self._seed,
                 progress=self._progress,
             )
             for index, found in zip(wanted, comparison.scores(documents, "repair"), strict=True):

@@ -135,6 +135,22 @@ def test_length_beyond_what_the_model_allows(run: Run, model: Path) -> None:
     assert run("optimize", model, "--calib", "stdlib", "--lengths", "1024") == (2, expected)
 
 
+def test_planted_pairs_without_room(run: Run, model: Path) -> None:
+    code, message = run(
+        "optimize",
+        model,
+        "--calib",
+        "stdlib",
+        "--lengths",
+        "128",
+        "--budget",
+        "kl=1",
+        "--budget",
+        "recall=0.9",
+    )
+    assert code == 2 and message.startswith("metric recall: documents of 128 tokens have no room")
+
+
 def test_plan_of_another_model(run: Run, model: Path) -> None:
     Path("plan.json").write_text(json.dumps({"schema": 1, "sites": []}))
     code, message = run("optimize", model, "--plan", "plan.json")

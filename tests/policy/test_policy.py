@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -171,6 +172,13 @@ def test_a_budget_on_the_tail_is_held() -> None:
     assert result.holds
     best = next(trial for trial in result.trials if trial.plan == result.plan)
     assert best.measured[1] < best.measured[0] <= 0.3 and best.tightest <= 1
+
+
+def test_a_metric_makes_its_own_documents_with_what_the_model_reads_text_by() -> None:
+    models = dataclasses.replace(Counted(tiny_text()).models(), encode=list)
+    units = units_of(models.program.sites, LENGTH)
+    with pytest.raises(UsageError, match=f"documents of {LENGTH} tokens have no room for planted pairs"):
+        choose_plan(models, units, splits(), goals(recall=0.02), pairs_us)
 
 
 def test_the_budget_out_of_reach_is_named() -> None:

@@ -15,6 +15,7 @@ _METRICS = {
     "cosine": "hcompile.policy.metrics.cosine:Cosine",
     "kl": "hcompile.policy.metrics.kl:KL",
     "nll": "hcompile.policy.metrics.nll:NLL",
+    "recall": "hcompile.policy.metrics.recall:Recall",
     "top1": "hcompile.policy.metrics.top1:Top1",
 }
 

@@ -9,9 +9,11 @@ import torch
 
 from hcompile.errors import UsageError
 from hcompile.policy.batches import Batch
+from hcompile.policy.documents import Document
 from hcompile.policy.interface import Interface
 from hcompile.policy.metrics.score import DocumentScore
 from hcompile.policy.statistics import MEAN, Statistic
+from hcompile.policy.text import Encoder
 from hcompile.site import Site
 
 CHUNK_ELEMENTS = 2**22
@@ -51,6 +53,19 @@ class Metric(ABC):
             raise UsageError(
                 f"metric {self.label()} needs logits and the model returns none: use cosine=0.999"
             )
+
+    def documents(
+        self, documents: Sequence[Document], interface: Interface, encode: Encoder | None, seed: int
+    ) -> Sequence[Document]:
+        """Return the documents to measure on: those given, or one made of each, in their order and of their origin.
+
+        Args:
+            encode: how the model reads text, None for one that takes none.
+
+        Raises:
+            UsageError: none can be made.
+        """
+        return documents
 
     @abstractmethod
     def score(

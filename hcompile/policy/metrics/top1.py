@@ -17,7 +17,7 @@ class Top1(Metric):
     """See the module's docstring."""
 
     name = "top1"
-    unit = "of the tokens"
+    unit = "changed of all tokens"
     needs_logits = True
     statistic = Share("tokens")
 
