@@ -30,9 +30,9 @@ from hcompile.passes.select import select
 from hcompile.plan import Plan
 from hcompile.policy.documents import Document, data_digest
 from hcompile.policy.interface import Interface
-from hcompile.policy.measure import Comparison, Remembered
+from hcompile.policy.measure import Comparison
 from hcompile.policy.metrics import metric_of
-from hcompile.policy.metrics.base import degradation
+from hcompile.policy.metrics.score import degradation
 from hcompile.policy.statistics import upper_bound
 from hcompile.program import Program
 from hcompile.runtime.dispatch import safe_tables
@@ -85,18 +85,12 @@ def divergence(dense: Logits, hybrid: Logits, texts: Sequence[bytes], interface:
         for index, text in enumerate(texts)
     ]
     # One output and no mask, so that nothing is padded.
-    calls = [Remembered(partial(_on_tokens, model)) for model in (dense, hybrid)]
+    calls = [partial(_on_tokens, model) for model in (dense, hybrid)]
     plain = Interface((interface.inputs[interface.tokens],), 0, None, 0, True)
     found: dict[str, Any] = {"documents": len(documents), "data_sha256": data_digest(documents)}
-    compared = {"kl": metric_of("kl"), "nll": metric_of("nll")}
-    scores = {
-        name: [
-            score
-            for _, rows in Comparison(calls[0], calls[1], plain, metric).measured(documents, name)
-            for score in rows
-        ]
-        for name, metric in compared.items()
-    }
+    compared = ("kl", "nll")
+    comparison = Comparison(calls[0], calls[1], plain, [metric_of(name) for name in compared])
+    scores = dict(zip(compared, comparison.scores(documents, "compare"), strict=True))
     found["kl"] = degradation(scores["kl"])
     found["kl_bound"] = upper_bound(scores["kl"], CONFIDENCE, 0)
     tokens = sum(score.tokens for score in scores["nll"])

@@ -42,10 +42,11 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--budget",
-    default="kl=0.003",
+    multiple=True,
+    default=("kl=0.003",),
     show_default=True,
     metavar="METRIC=LIMIT",
-    help="The largest loss of quality.",
+    help="The largest loss of quality; several must all hold.",
 )
 @metric
 @calib
@@ -82,7 +83,7 @@ def optimize(as_json: bool, target: str, **fields: Any) -> None:
     """Make MODEL faster within a quality budget.
 
     The result is an artifact for hcompile.load. MODEL is a transformers folder, an archive of torch.export.save, or
-    weights that belong to --model. Where only the dense model holds the budget, that is what is written, and the exit
+    weights that belong to --model. Where only the dense model holds the budgets, that is what is written, and the exit
     code is 3.
     """
     request = OptimizeRequest(**fields, backend=TARGETS[target])
@@ -98,10 +99,10 @@ def optimize(as_json: bool, target: str, **fields: Any) -> None:
         _show(report)
     if report.outcome == "dense" or report.why_dense:
         what = "plan" if report.outcome == "plan" else "model"
-        why = report.why_dense or "the certificate's bound is above the budget"
+        why = report.why_dense or f"the certified bound of {' and '.join(report.broken)} is above the budget"
         raise BudgetError(
-            f"budget {request.budget}: {why}, so {report.output} is the dense {what}; allow more, or calibrate on data "
-            "closer to what the model sees, at a longer length"
+            f"budget {', '.join(request.budgets)}: {why}, so {report.output} is the dense {what}; allow more, or "
+            "calibrate on data closer to what the model sees, at a longer length"
         )
 
 

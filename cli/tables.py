@@ -36,15 +36,18 @@ def print_left(left: Iterable[LeftDense]) -> None:
 
 
 def print_certificate(certificate: Mapping[str, Any]) -> None:
-    """Print what a certificate (its JSON form) claims, and for which inputs."""
-    claim = "holds" if certificate["holds"] else "does NOT hold"
+    """Print what a certificate (its JSON form) claims, one line for each budget, and for which inputs."""
+    claims = certificate["claims"]
+    for claim in claims:
+        verdict = "holds" if claim["holds"] else "does NOT hold"
+        click.echo(
+            f"{claim['metric']} {claim['estimate']:.3g} {claim['unit']}, "
+            f"at most {claim['bound']:.3g} with {claim['confidence']:.0%} confidence: "
+            f"the budget of {claim['limit']:.3g} {verdict}"
+        )
+    tokens = max(claim["tokens"] for claim in claims)
     click.echo(
-        f"{certificate['metric']} {certificate['estimate']:.3g} {certificate['unit']}, "
-        f"at most {certificate['bound']:.3g} with {certificate['confidence']:.0%} confidence: "
-        f"the budget of {certificate['limit']:.3g} {claim}"
-    )
-    click.echo(
-        f"measured on {certificate['documents']} documents, {certificate['tokens']} tokens in rows of "
+        f"measured on {certificate['documents']} documents, {tokens} tokens in rows of "
         f"{certificate['shortest']} to {certificate['longest']}, from {certificate['domain']} "
         f"({certificate['dtype']}, {certificate['padded_rows']} rows padded)"
     )

@@ -16,7 +16,10 @@ from hcompile.errors import BudgetError
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.argument("data")
 @click.option(
-    "--budget", metavar="METRIC=LIMIT", help="Hold it to this budget instead of the artifact's own."
+    "--budget",
+    multiple=True,
+    metavar="METRIC=LIMIT",
+    help="Hold it to this budget instead of the artifact's own; several must all hold.",
 )
 @metric
 @click.option(
@@ -30,7 +33,7 @@ from hcompile.errors import BudgetError
 def verify(
     artifact: Path,
     data: str,
-    budget: str | None,
+    budget: tuple[str, ...],
     metric: str | None,
     length: int | None,
     documents: int,
@@ -44,7 +47,7 @@ def verify(
     from hcompile.pipeline.verify import VerifyRequest
     from hcompile.pipeline.verify import verify as measure
 
-    request = VerifyRequest(artifact, data, budget, metric, length, documents, seed)
+    request = VerifyRequest(artifact, data, budget or None, metric, length, documents, seed)
     with progress() as report_progress:
         report = measure(request, report_progress)
     if as_json:
@@ -52,7 +55,8 @@ def verify(
     else:
         print_certificate(report.measured.to_json())
     if not report.measured.holds:
+        broken = [claim.metric for claim in report.measured.claims if not claim.holds]
         raise BudgetError(
-            f"{artifact} does not hold its budget on {data}: "
+            f"{artifact} does not hold its budget of {' and '.join(broken)} on {data}: "
             "compile the model again with --calib on data like this, or allow more"
         )

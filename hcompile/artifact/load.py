@@ -26,7 +26,6 @@ from hcompile.site import Site
 if TYPE_CHECKING:
     import torch
 
-    from hcompile.policy.certificate import Certificate
     from hcompile.program import Program
     from hcompile.runtime.dispatch import ScheduleTable
     from hcompile.runtime.module import CompiledModule, Lowered
@@ -56,24 +55,6 @@ def read_manifest(path: str | Path) -> Manifest:
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UsageError(
             f"{path / MANIFEST}: the manifest cannot be used ({error}); write the artifact again"
-        ) from error
-
-
-def read_certificate(path: str | Path, manifest: Manifest) -> Certificate | None:
-    """Return the certificate of an artifact, None where quality was not measured.
-
-    Raises:
-        UsageError: it is malformed.
-    """
-    from hcompile.policy.certificate import Certificate
-
-    if manifest.certificate is None:
-        return None
-    try:
-        return Certificate.from_json(dict(manifest.certificate))
-    except (ValueError, TypeError) as error:
-        raise UsageError(
-            f"{path}: its certificate cannot be used ({error}); write the artifact again"
         ) from error
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hcompile.checks import check_int, check_object, check_sha256, check_text, shown
+from hcompile.policy.certificate import Certificate
 from hcompile.runtime.crossover import Crossover
 
 SCHEMA = 2
@@ -93,7 +94,11 @@ class Manifest:
 
     @classmethod
     def from_json(cls, value: Any) -> Manifest:
-        """Raises: ValueError or TypeError when `value` is no manifest of a schema that can be read."""
+        """Read a manifest, its certificate and its crossover brought to today's form.
+
+        Raises:
+            ValueError or TypeError: `value` is no manifest of a schema that can be read.
+        """
         schema = value.get("schema") if isinstance(value, dict) else None
         if schema not in _READABLE:
             readable = " and ".join(map(str, _READABLE))
@@ -104,6 +109,8 @@ class Manifest:
             index, axis = found["length_axis"]
             found["length_axis"] = (index, axis)
         found["crossover"] = Crossover.from_json(found["crossover"]).to_json()
+        if isinstance(found["certificate"], dict):
+            found["certificate"] = Certificate.from_json(found["certificate"]).to_json()
         return cls(**found)
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hcompile.artifact.load import Opened, read_certificate
+from hcompile.artifact.load import Opened
 from hcompile.artifact.manifest import Manifest
 from hcompile.budget import Budget
 from hcompile.checks import shown
 from hcompile.errors import UsageError
+from hcompile.policy.certificate import Certificate
 from hcompile.policy.interface import Interface
 from hcompile.policy.metrics import metric_of
+from hcompile.policy.statistics import MEAN
 from hcompile.runtime.dense import dense_call
 from hcompile.shadow.options import ShadowOptions
 from hcompile.shadow.shadow import OnDrift, Shadow
@@ -48,17 +50,22 @@ def _claim(path: str | Path, manifest: Manifest, options: ShadowOptions) -> tupl
             raise UsageError(f"shadow: {error}") from error
         metric = metric_of(budget.metric, options.metric)
         return metric, metric.limit(budget.limit)
-    certificate = read_certificate(path, manifest)
-    if certificate is None:
+    if manifest.certificate is None:
         raise UsageError(
             f"{path} carries no certificate, so nothing says what drift is: optimize with --calib, "
             "or pass ShadowOptions(share, budget='kl=0.003')"
         )
-    name = certificate.metric
-    if ":" in name and options.metric != name:
-        # An artifact must not choose code to run.
-        raise UsageError(
-            f"{path}: its certificate is of a metric that is no part of hcompile: pass ShadowOptions(share, "
-            f"metric={shown(name)}) if you trust that code, or ShadowOptions(share, budget='kl=0.003')"
-        )
-    return metric_of(name.rpartition(":")[2], options.metric), float(certificate.limit)
+    claims = Certificate.from_json(dict(manifest.certificate)).claims
+    for claim in claims:
+        foreign = ":" in claim.metric
+        if foreign and options.metric != claim.metric:
+            continue  # An artifact must not choose code to run.
+        metric = metric_of(claim.metric.rpartition(":")[2], claim.metric if foreign else None)
+        # A call is no sample of a tail, and has no planted pairs.
+        if metric.statistic is MEAN:
+            return metric, claim.limit
+    names = ", ".join(shown(claim.metric) for claim in claims)
+    raise UsageError(
+        f"{path}: its certificate is of {names}, which calls alone cannot be held to: pass ShadowOptions(share, "
+        "budget='kl=0.003'), or ShadowOptions(share, metric=...) to run a metric that is no part of hcompile"
+    )

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 
-from hcompile.policy.certificate import Certificate, certify
+from hcompile.policy.certificate import Certificate
+from hcompile.policy.certify import certify
 from hcompile.policy.documents import Document
+from hcompile.policy.goal import Goal
 from hcompile.policy.interface import Interface
 from hcompile.policy.measure import Call, Comparison
-from hcompile.policy.metrics.base import Metric
 from hcompile.policy.text import Encoder, encoder_of
 from hcompile.program import Program
 from hcompile.progress import Progress
@@ -27,32 +28,30 @@ def certify_lowered(
     interface: Interface,
     documents: Sequence[Document],
     *,
-    metric: Metric,
-    limit: float,
+    encode: Encoder | None,
+    goals: Sequence[Goal],
     domain: str,
     dtype: str,
     device: str,
     seed: int,
     progress: Progress,
 ) -> Certificate:
-    """Compare the hybrid graph, as it will run, with the dense model on torch's own attention.
-
-    Args:
-        limit: the largest degradation, as the metric counts it (`Metric.limit`).
-    """
+    """Compare the hybrid graph, as it will run, with the dense model on torch's own attention."""
     if program.plan is None:
         raise ValueError("certify_lowered wants a program with a plan: run select first")
     comparison = Comparison(
         dense=_dense(program, lowered, interface),
         hybrid=_hybrid(program, lowered, interface),
         interface=interface,
-        metric=metric,
+        metrics=[goal.metric for goal in goals],
+        encode=encode,
+        seed=seed,
         progress=progress,
     )
     return certify(
         comparison,
         documents,
-        limit=limit,
+        goals=goals,
         domain=domain,
         dtype=dtype,
         device=device,

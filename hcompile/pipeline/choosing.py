@@ -99,13 +99,13 @@ def choose(job: Job, kernels: PlanKernels, memory: Memory, progress: Progress) -
         runner,
         _any_kernel(job, tables),
         job.interface,
+        text_encoder(program, job.interface, job.model.source),
     )
     result = choose_plan(
         models,
         units_of(program.sites, length, granularity=request.granularity, keep_layers=request.keep_layers),
         job.splits,
-        job.metric,
-        job.metric.limit(job.budget.limit),
+        job.goals,
         lambda site, pattern: kernels.head_us(site, pattern, length),
         effort=Effort(time_limit_s=request.time_limit_s),
         memory=memory,

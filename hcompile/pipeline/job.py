@@ -9,20 +9,19 @@ from typing import Any
 import torch
 
 from hcompile.artifact.write import check_target
-from hcompile.budget import Budget
 from hcompile.codegen import get_backend
 from hcompile.errors import EnvironmentFault, UsageError
 from hcompile.frontend.load import ImportedModel, load_model
 from hcompile.passes.place import place_both
+from hcompile.pipeline.certifying import text_encoder
 from hcompile.pipeline.choosing import read_plan, read_splits
 from hcompile.pipeline.importing import fit_to
 from hcompile.pipeline.request import OptimizeRequest
 from hcompile.pipeline.tuning import chosen_lengths
 from hcompile.plan import Plan
 from hcompile.policy.calibration import Splits
+from hcompile.policy.goal import Goal, goals_of
 from hcompile.policy.interface import Interface
-from hcompile.policy.metrics import metric_of
-from hcompile.policy.metrics.base import Metric
 from hcompile.policy.units import units_of
 from hcompile.program import Program
 from hcompile.program_json import program_to_json
@@ -39,7 +38,7 @@ class Job:
 
     Attributes:
         plan: the user's, None where the policy chooses one.
-        metric: what the budget is of.
+        goals: what the budgets ask for.
         interface: how the model is called.
         graphs_sha256: of the program's graph and of the original one's.
         lengths: rising; plans are made for the last one, and schedules for all.
@@ -49,10 +48,9 @@ class Job:
     """
 
     request: OptimizeRequest
-    budget: Budget
     model: ImportedModel
     plan: Plan | None
-    metric: Metric
+    goals: tuple[Goal, ...]
     interface: Interface
     graphs_sha256: str
     lengths: tuple[int, ...]
@@ -96,7 +94,7 @@ def prepare(request: OptimizeRequest, model: ImportedModel | None = None) -> Job
         UsageError: the request, the model or the data cannot be used.
         EnvironmentFault: the output cannot be written, or a library is missing.
     """
-    budget, metric = _budget(request)
+    goals = goals_of(request.budgets, request.metric)
     _check_output(request)
     backend = get_backend(request.backend)
     device = backend.torch_device()
@@ -108,18 +106,23 @@ def prepare(request: OptimizeRequest, model: ImportedModel | None = None) -> Job
     graphs = [None if graph is None else program_to_json(graph) for graph in (program, model.original)]
     axis = length_axis(program)
     interface = Interface.of(program, axis)
-    metric.check(interface, program.sites)
+    for goal in goals:
+        goal.metric.check(interface, program.sites)
     lengths = chosen_lengths(request.lengths, program, axis)
     if request.plan is None:
         # What cannot become local at all is refused before the work.
         units_of(program.sites, lengths[-1], granularity=request.granularity, keep_layers=request.keep_layers)
     data = read_splits(request, model, interface, interface.fixed_length or lengths[-1])
+    if data.splits is not None:
+        # A metric that can make no documents of its own says so before the work.
+        encode = text_encoder(program, interface, model.source)
+        for goal in goals:
+            goal.metric.documents(data.splits.repair, interface, encode, request.seed)
     return Job(
         request=request,
-        budget=budget,
         model=_on_device(model, device),
         plan=None if request.plan is None else read_plan(request.plan, program),
-        metric=metric,
+        goals=goals,
         interface=interface,
         graphs_sha256=sha256_json(graphs),
         lengths=lengths,
@@ -134,16 +137,6 @@ def prepare(request: OptimizeRequest, model: ImportedModel | None = None) -> Job
 def _on_device(model: ImportedModel, device: torch.device) -> ImportedModel:
     program, original = place_both(model.program, model.original, device)
     return replace(model, program=program, original=original)
-
-
-def _budget(request: OptimizeRequest) -> tuple[Budget, Metric]:
-    try:
-        budget = Budget.parse(request.budget)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    metric = metric_of(budget.metric, request.metric)
-    metric.limit(budget.limit)
-    return budget, metric
 
 
 def _check_output(request: OptimizeRequest) -> None:

@@ -12,7 +12,7 @@ from hcompile.artifact.write import write_artifact
 from hcompile.errors import EnvironmentFault
 from hcompile.frontend.load import ImportedModel
 from hcompile.passes.select import select
-from hcompile.pipeline.certifying import certify_lowered
+from hcompile.pipeline.certifying import certify_lowered, text_encoder
 from hcompile.pipeline.choosing import Choice, choose
 from hcompile.pipeline.crossover import measure_crossover
 from hcompile.pipeline.job import Job, prepare
@@ -51,7 +51,7 @@ def optimize(
 ) -> OptimizeReport:
     """Make a model faster within a quality budget, and write the artifact.
 
-    Where no plan holds the budget, the artifact is the dense model and the report's outcome is "dense".
+    Where no plan holds all budgets, the artifact is the dense model and the report's outcome is "dense".
 
     Args:
         model: a model that is no file, such as `hcompile.load_module(net, example)`; `request.model` only names it.
@@ -119,8 +119,7 @@ def _certify(job: Job, compiled: _Compiled, memory: StoredMemory, progress: Prog
     key = {
         "plan": None if plan is None else plan.digest,
         "schedules": {name: table.to_json() for name, table in compiled.tables.items()},
-        "budget": job.budget.to_json(),
-        "metric": job.metric.source(),
+        "goals": [goal.key() for goal in job.goals],
         "data": data_digest(job.splits.certify),
         "domain": job.splits.domain,
         "units": [document.unit for document in job.splits.certify],
@@ -134,8 +133,8 @@ def _certify(job: Job, compiled: _Compiled, memory: StoredMemory, progress: Prog
         compiled.lowered,
         job.interface,
         job.splits.certify,
-        metric=job.metric,
-        limit=job.metric.limit(job.budget.limit),
+        encode=text_encoder(job.program, job.interface, job.model.source),
+        goals=job.goals,
         domain=job.splits.domain,
         dtype=job.dtype,
         device=job.device.model,
@@ -160,7 +159,7 @@ def _write_artifact(
         "length_axis": job.axis,
         "crossover": crossover.to_json(),
         "certificate": None if certificate is None else certificate.to_json(),
-        "notes": {"budget": job.request.budget, "metric": job.request.metric},
+        "notes": {"budgets": list(job.request.budgets), "metric": job.request.metric},
     }
     write_artifact(job.request.target, compiled.program, job.model.original, compiled.tables, facts)
 

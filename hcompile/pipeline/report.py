@@ -67,6 +67,12 @@ class OptimizeReport:
         """Why the policy chose the dense plan, "" where it did not."""
         return "" if self.policy is None else str(self.policy["why_dense"])
 
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """Metrics whose certified bound is above their budget."""
+        claims = () if self.certificate is None else self.certificate["claims"]
+        return tuple(claim["metric"] for claim in claims if not claim["holds"])
+
     def to_json(self) -> dict[str, Any]:
         return {
             "output": self.output,

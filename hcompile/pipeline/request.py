@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ class OptimizeRequest:
     Attributes:
         model: a transformers folder, an archive, or weights that belong to `factory`.
         output: the artifact to write; None for the model's name with .hcm in the current folder.
-        budget: `metric=limit`.
+        budget: `metric=limit`, or several, which must all hold.
         calib: where calibration text or inputs come from; None for the model's own sample inputs.
         verify: data for the certificate only; None takes a split of `calib`.
         lengths: sequence lengths to calibrate, tune and certify at; None chooses from the model.
@@ -35,7 +36,7 @@ class OptimizeRequest:
 
     model: str
     output: Path | None = None
-    budget: str = "kl=0.003"
+    budget: str | Sequence[str] = "kl=0.003"
     calib: str | None = None
     verify: str | None = None
     lengths: tuple[int, ...] | None = None
@@ -60,9 +61,19 @@ class OptimizeRequest:
             raise UsageError(f"lengths {self.lengths} are no positive numbers")
 
     @property
+    def budgets(self) -> tuple[str, ...]:
+        """The budgets as they were written."""
+        return as_budgets(self.budget)
+
+    @property
     def target(self) -> Path:
         """Where the result goes."""
         if self.output is not None:
             return self.output
         name = Path(self.model).name or "model"
         return Path(f"{name}.plan.json" if self.dry_run else f"{name}.hcm")
+
+
+def as_budgets(budget: str | Sequence[str]) -> tuple[str, ...]:
+    """Return one budget, or several, as a tuple."""
+    return (budget,) if isinstance(budget, str) else tuple(budget)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hcompile.artifact.load import open_artifact, read_certificate
-from hcompile.budget import Budget
+from hcompile.artifact.load import open_artifact
 from hcompile.checks import shown
 from hcompile.errors import UsageError
 from hcompile.pipeline.certifying import certify_lowered, text_encoder
+from hcompile.pipeline.request import as_budgets
 from hcompile.pipeline.tuning import check_lengths
-from hcompile.policy.calibration import LEAST_TO_CERTIFY, gather
-from hcompile.policy.certificate import Certificate
+from hcompile.policy.calibration import gather
+from hcompile.policy.certificate import LEAST_TO_CERTIFY, Certificate
+from hcompile.policy.goal import Goal, goals_of
 from hcompile.policy.interface import Interface
-from hcompile.policy.metrics import metric_of
 from hcompile.policy.sources import read_source
 from hcompile.progress import Progress, quiet
 from hcompile.runtime.inputs import limits
@@ -28,7 +28,7 @@ class VerifyRequest:
 
     Attributes:
         data: a source of documents, as for `--calib`.
-        budget: None for the one that the artifact was made with.
+        budget: one or several; None for those that the artifact was made with.
         metric: `package.module:function` of the user's.
         length: tokens of a document; None for the longest that the certificate speaks of.
         documents: how many; at least 32.
@@ -36,7 +36,7 @@ class VerifyRequest:
 
     artifact: Path
     data: str
-    budget: str | None = None
+    budget: str | Sequence[str] | None = None
     metric: str | None = None
     length: int | None = None
     documents: int = 64
@@ -63,11 +63,12 @@ def verify(request: VerifyRequest, progress: Progress = quiet) -> VerifyReport:
     """Measure an artifact's quality on `request.data`.
 
     Raises:
-        UsageError: the artifact or the data cannot be used, or nothing says which budget to hold.
+        UsageError: the artifact or the data cannot be used, or nothing says which budgets to hold.
     """
     opened = open_artifact(request.artifact)
-    carried = read_certificate(request.artifact, opened.manifest)
-    budget = _budget(request, opened.manifest.notes)
+    certificate = opened.manifest.certificate
+    carried = None if certificate is None else Certificate.from_json(dict(certificate))
+    goals = _goals(request, opened.manifest.notes)
     axis = opened.manifest.length_axis
     interface = Interface.of(opened.program, axis)
     length = request.length or (carried.longest if carried else None) or limits(opened.program, axis)[1]
@@ -87,14 +88,13 @@ def verify(request: VerifyRequest, progress: Progress = quiet) -> VerifyReport:
             f"{request.data} gives {len(documents)} different documents of {length} tokens and {LEAST_TO_CERTIFY} are "
             "needed: add data, or choose a shorter length"
         )
-    metric = metric_of(budget.metric, request.metric)
     measured = certify_lowered(
         opened.program,
         opened.lowered,
         interface,
         documents,
-        metric=metric,
-        limit=metric.limit(budget.limit),
+        encode=encode,
+        goals=goals,
         domain=request.data,
         dtype=opened.manifest.dtype,
         device=opened.device.model,
@@ -104,17 +104,18 @@ def verify(request: VerifyRequest, progress: Progress = quiet) -> VerifyReport:
     return VerifyReport(str(request.artifact), measured, carried)
 
 
-def _budget(request: VerifyRequest, notes: Mapping[str, Any]) -> Budget:
-    text, metric = request.budget or notes.get("budget"), notes.get("metric")
-    if metric is not None and request.metric is None and request.budget is None:
+def _goals(request: VerifyRequest, notes: Mapping[str, Any]) -> tuple[Goal, ...]:
+    """Resolve the request's budgets, or those in the artifact's notes ("budget", one text, in the first artifacts)."""
+    metric = notes.get("metric")
+    if metric is not None and request.metric is None and not request.budget:
         # An artifact must not choose code to run.
         raise UsageError(
             f"{request.artifact}: its budget is of a metric that is no part of hcompile: pass --metric {shown(metric)} "
             "if you trust that code, or another --budget"
         )
-    if text is None:
+    texts = request.budget or notes.get("budgets") or notes.get("budget")
+    if not texts:
         raise UsageError(f"{request.artifact} carries no budget: pass --budget METRIC=LIMIT")
-    try:
-        return Budget.parse(str(text))
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    if not isinstance(texts, (str, list, tuple)) or not all(isinstance(text, str) for text in texts):
+        raise UsageError(f"{request.artifact}: its budget is {shown(texts)}: pass --budget METRIC=LIMIT")
+    return goals_of(as_budgets(texts), request.metric)

@@ -10,13 +10,11 @@ from itertools import islice
 import torch
 
 from hcompile.errors import UsageError
+from hcompile.policy.certificate import LEAST_TO_CERTIFY
 from hcompile.policy.documents import Document, data_digest, grouped
 from hcompile.policy.interface import Interface
 from hcompile.policy.sources import Item, read_source
 from hcompile.policy.text import Encoder
-
-LEAST_TO_CERTIFY = 32
-"""Fewer documents say too little about others to resample them."""
 
 _SEPARATOR = b"\n\n"
 

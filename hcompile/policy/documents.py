@@ -20,12 +20,14 @@ class Document:
             Its name where nothing else is given.
         unit: "whole" (it starts a file or record), "joined" (of several short ones) or "piece" (a later part of a
             long one, so that neighbours may depend on each other).
+        asked: (first, last + 1) of the valid tokens that a metric asks for which made the document, none else.
     """
 
     name: str
     tensors: Mapping[str, torch.Tensor]
     unit: str = "whole"
     origin: str = ""
+    asked: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "origin", self.origin or self.name)

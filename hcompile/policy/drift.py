@@ -29,7 +29,7 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from hcompile.policy.metrics.base import DocumentScore
+from hcompile.policy.metrics.score import DocumentScore
 
 ERROR = 0.05
 """The largest probability that samples within the limit are ever called a drift."""

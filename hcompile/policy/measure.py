@@ -10,7 +10,9 @@ import torch
 from hcompile.policy.batches import Batch, batches
 from hcompile.policy.documents import Document
 from hcompile.policy.interface import Interface
-from hcompile.policy.metrics.base import DocumentScore, Metric
+from hcompile.policy.metrics.base import Metric
+from hcompile.policy.metrics.score import DocumentScore
+from hcompile.policy.text import Encoder
 from hcompile.progress import Progress, quiet
 
 Call = Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
@@ -42,24 +44,58 @@ class Remembered:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The dense and the hybrid model, and what is compared."""
+    """The dense and the hybrid model, and what is compared.
+
+    Metrics that are measured on the same documents share one pair of passes; one that makes documents of its own costs
+    another pair.
+
+    Attributes:
+        encode, seed: what metrics make documents of their own with (`Metric.documents`).
+    """
 
     dense: Call
     hybrid: Call
     interface: Interface
-    metric: Metric
+    metrics: Sequence[Metric]
+    encode: Encoder | None = None
+    seed: int = 0
     progress: Progress = quiet
 
     def measured(
         self, documents: Sequence[Document], stage: str
-    ) -> Iterator[tuple[Batch, list[DocumentScore]]]:
-        """Yield the batches of `documents` (some rows padded) with the scores of their rows."""
-        done = 0
-        self.progress(stage, done, len(documents))
-        for batch in batches(documents, self.interface):
-            with torch.inference_mode():
-                dense, hybrid = self.dense(batch.inputs), self.hybrid(batch.inputs)
-                scores = self.metric.score(dense, hybrid, batch, self.interface)
-            done += len(batch.documents)
-            self.progress(stage, done, len(documents))
-            yield batch, scores
+    ) -> Iterator[tuple[Batch, list[list[DocumentScore]]]]:
+        """Yield the batches (some rows padded) with the scores of their rows by metric, none of those not asked."""
+        passes = self._passes(documents)
+        done, total = 0, sum(len(measured) for measured, _ in passes)
+        self.progress(stage, done, total)
+        for measured, asked in passes:
+            for batch in batches(measured, self.interface):
+                with torch.inference_mode():
+                    dense, hybrid = self.dense(batch.inputs), self.hybrid(batch.inputs)
+                    scores = [
+                        metric.score(dense, hybrid, batch, self.interface) if index in asked else []
+                        for index, metric in enumerate(self.metrics)
+                    ]
+                done += len(batch.documents)
+                self.progress(stage, done, total)
+                yield batch, scores
+
+    def scores(self, documents: Sequence[Document], stage: str) -> list[list[DocumentScore]]:
+        """Return the scores of all documents by metric."""
+        found: list[list[DocumentScore]] = [[] for _ in self.metrics]
+        for _, by_metric in self.measured(documents, stage):
+            for scores, new in zip(found, by_metric, strict=True):
+                scores += new
+        return found
+
+    def _passes(self, documents: Sequence[Document]) -> list[tuple[Sequence[Document], set[int]]]:
+        """Return what the models are run on, and the metrics that each of it is for."""
+        passes: list[tuple[Sequence[Document], set[int]]] = []
+        for index, metric in enumerate(self.metrics):
+            wanted = metric.documents(documents, self.interface, self.encode, self.seed)
+            known = next((asked for measured, asked in passes if measured is wanted), None)
+            if known is None:
+                passes.append((wanted, {index}))
+            else:
+                known.add(index)
+        return passes

@@ -2,7 +2,7 @@
 
 A profile scores every (unit of heads, pattern) around the dense model. Allocation finds the fastest plan by those
 scores. Repair measures whole plans, scores again around one that nearly holds, and uses the budget up. The certificate
-(`hcompile.policy.certificate`) comes later, from the lowered module and from documents that nothing here has seen.
+(`hcompile.policy.certify`) comes later, from the lowered module and from documents that nothing here has seen.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ from hcompile.patterns import Pattern
 from hcompile.plan import Plan
 from hcompile.policy.calibration import Splits
 from hcompile.policy.documents import data_digest
+from hcompile.policy.goal import Goal, scored_by
 from hcompile.policy.interface import Interface
 from hcompile.policy.log import Trial
 from hcompile.policy.measure import Call, Comparison, Remembered
 from hcompile.policy.memory import Forgetful, Memory
-from hcompile.policy.metrics.base import DocumentScore, Metric
+from hcompile.policy.metrics.score import DocumentScore
 from hcompile.policy.profile import Scores, expand
 from hcompile.policy.repair import Effort, Repair
 from hcompile.policy.statistics import by_origin, independent
 from hcompile.policy.surrogate import Direction, Likelihood
+from hcompile.policy.text import Encoder
 from hcompile.policy.units import Unit, narrowed
 from hcompile.program import Program
 from hcompile.progress import Progress, quiet
@@ -51,6 +53,7 @@ class Models:
         hybrid: the program under any plan.
         kernel: computes the attention of a site with all heads under one pattern.
         interface: how the program is called.
+        encode: how the model reads text, None for one that takes none.
     """
 
     program: Program
@@ -58,6 +61,7 @@ class Models:
     hybrid: Runner
     kernel: Kernel
     interface: Interface
+    encode: Encoder | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +69,9 @@ class PolicyResult:
     """What came out.
 
     Attributes:
-        plan: the fastest plan that holds; the dense plan when none does.
+        plan: the fastest plan that holds every budget; the dense plan when none does.
         why_dense: why it is the dense plan, "" when it is not.
-        limit: the largest degradation allowed.
+        limits: the largest degradation allowed, by budget.
         latency_us, dense_latency_us: predicted time of all attention of one row under the plan, and dense.
         trials: every plan that was measured, in order.
         data_sha256: of the profile and repair documents.
@@ -75,7 +79,7 @@ class PolicyResult:
 
     plan: Plan
     why_dense: str
-    limit: float
+    limits: tuple[float, ...]
     latency_us: float
     dense_latency_us: float
     trials: tuple[Trial, ...]
@@ -83,14 +87,14 @@ class PolicyResult:
 
     @property
     def holds(self) -> bool:
-        """Whether a plan other than the dense one holds the budget."""
+        """Whether a plan other than the dense one holds the budgets."""
         return not self.why_dense
 
     def to_json(self) -> dict[str, Any]:
         return {
             "plan": self.plan.to_json(),
             "why_dense": self.why_dense,
-            "limit": self.limit,
+            "limits": list(self.limits),
             "latency_us": self.latency_us,
             "dense_latency_us": self.dense_latency_us,
             "trials": [trial.to_json() for trial in self.trials],
@@ -101,15 +105,15 @@ class PolicyResult:
     def from_json(cls, value: dict[str, Any]) -> PolicyResult:
         """Raises: ValueError, TypeError or KeyError when `value` is no result."""
         trials = tuple(Trial.from_json(trial) for trial in value["trials"])
-        return cls(**{**value, "plan": Plan.from_json(value["plan"]), "trials": trials})
+        limits = tuple(map(float, value["limits"]))
+        return cls(**{**value, "plan": Plan.from_json(value["plan"]), "limits": limits, "trials": trials})
 
 
 def choose_plan(
     models: Models,
     units: Sequence[Unit],
     splits: Splits,
-    metric: Metric,
-    limit: float,
+    goals: Sequence[Goal],
     head_us: HeadTime,
     *,
     effort: Effort | None = None,
@@ -117,38 +121,43 @@ def choose_plan(
     seed: int = 0,
     progress: Progress = quiet,
 ) -> PolicyResult:
-    """Choose the fastest plan whose degradation stays within the limit.
+    """Choose the fastest plan whose degradations stay within the limits of all goals.
 
     Args:
         units: what may change, see `units_of`.
-        limit: as the metric counts it (`Metric.limit`).
+        goals: at least one.
         memory: where profile and repair measurements are kept and found again.
 
     Raises:
-        UsageError: the metric does not fit the model, or an output is not finite.
+        UsageError: a metric does not fit the model, or an output is not finite.
     """
     program = models.program
     interface = models.interface
-    metric.check(interface, program.sites)
+    for goal in goals:
+        goal.metric.check(interface, program.sites)
     dense = Plan.dense(program.sites)
     longest = max((interface.length_of(document.tensors) or 0 for document in splits.profile), default=0)
     if longest:
         units = narrowed(units, longest)
     latency_us = [[len(unit.heads) * head_us(unit.site, option) for option in unit.options] for unit in units]
     dense_us = sum(row[0] for row in latency_us)
-    result = partial(PolicyResult, limit=limit, dense_latency_us=dense_us, data_sha256=splits.digest)
+    limits = tuple(goal.limit for goal in goals)
+    result = partial(PolicyResult, limits=limits, dense_latency_us=dense_us, data_sha256=splits.digest)
     unchanged = partial(result, plan=dense, latency_us=dense_us)
     if all(len(unit.options) == 1 for unit in units):
         return unchanged(why_dense=f"documents of {longest} tokens are too short to show a loss", trials=())
-    if limit <= 0:
-        return unchanged(why_dense="the budget allows no degradation at all", trials=())
+    for goal in goals:
+        if goal.limit <= 0:
+            return unchanged(why_dense=f"{goal.text} allows no degradation at all", trials=())
     if all(min(row) >= row[0] for row in latency_us):
         return unchanged(why_dense="no local pattern is predicted to be faster at this length", trials=())
-    keeper = _Keeper(Forgetful() if memory is None else memory, models, units, splits, metric, seed, progress)
+    keeper = _Keeper(Forgetful() if memory is None else memory, models, units, splits, goals, seed, progress)
     repair = Repair(
         units,
         latency_us,
-        limit,
+        limits,
+        statistics=[goal.metric.statistic for goal in goals],
+        scored=scored_by(goals),
         measure=keeper.measure,
         certify_documents=independent(splits.certify),
         effort=Effort() if effort is None else effort,
@@ -157,8 +166,17 @@ def choose_plan(
     best = repair.run(keeper.expand(dense, "profile"), partial(keeper.expand, stage="refine"))
     trials = tuple(repair.trials)
     if best is None:
-        return unchanged(why_dense="no measured plan is likely to hold the budget", trials=trials)
+        return unchanged(why_dense=_out_of_reach(goals, trials), trials=trials)
     return result(plan=best.plan, why_dense="", latency_us=best.latency_us, trials=trials)
+
+
+def _out_of_reach(goals: Sequence[Goal], trials: Sequence[Trial]) -> str:
+    """Name the budgets that the plan nearest to holding all of them does not hold."""
+    nearest = min(trials, key=lambda trial: trial.tightest, default=None)
+    if nearest is None:
+        return f"no plan is predicted to hold {goals[scored_by(goals)].text}"
+    failed = [goal.text for goal, used in zip(goals, nearest.used, strict=True) if used > 1]
+    return f"no measured plan is likely to hold {' and '.join(failed)}"
 
 
 class _Keeper:
@@ -170,7 +188,7 @@ class _Keeper:
         models: Models,
         units: Sequence[Unit],
         splits: Splits,
-        metric: Metric,
+        goals: Sequence[Goal],
         seed: int,
         progress: Progress,
     ) -> None:
@@ -178,11 +196,12 @@ class _Keeper:
         self._models = models
         self._units = units
         self._splits = splits
-        self._metric = metric
+        self._metrics = [goal.metric for goal in goals]
         self._seed = seed
         self._progress = progress
         self._interface = models.interface
-        self._surrogate = Likelihood() if metric.needs_logits else Direction()
+        scored = self._metrics[scored_by(goals)]
+        self._surrogate = Likelihood() if scored.needs_logits else Direction()
         self._dense = Remembered(models.dense)
         self._options = sha256_json(
             [[unit.site.name, unit.heads, [option.to_json() for option in unit.options]] for unit in units]
@@ -215,22 +234,34 @@ class _Keeper:
         self._memory.keep("policy.profile", key, scores.to_json())
         return scores
 
-    def measure(self, plan: Plan) -> list[DocumentScore]:
-        key = {
-            "plan": plan.digest,
-            "metric": self._metric.source(),
-            "data": data_digest(self._splits.repair),
-        }
-        known = self._memory.recall("policy.repair", key)
-        if known is not None:
-            return by_origin(self._splits.repair, [DocumentScore.from_json(score) for score in known])
-        comparison = Comparison(
-            dense=self._dense,
-            hybrid=partial(self._models.hybrid, plan),
-            interface=self._interface,
-            metric=self._metric,
-            progress=self._progress,
-        )
-        scores = [score for _, found in comparison.measured(self._splits.repair, "repair") for score in found]
-        self._memory.keep("policy.repair", key, [score.to_json() for score in scores])
-        return by_origin(self._splits.repair, scores)
+    def measure(self, plan: Plan) -> list[list[DocumentScore]]:
+        """Return the scores by metric; those that are not known yet come from one pass of both models."""
+        documents = self._splits.repair
+        keys = [
+            {
+                "plan": plan.digest,
+                "metric": metric.source(),
+                "data": data_digest(documents),
+                "seed": self._seed,
+            }
+            for metric in self._metrics
+        ]
+        scores: list[list[DocumentScore] | None] = []
+        for key in keys:
+            known = self._memory.recall("policy.repair", key)
+            scores.append(None if known is None else [DocumentScore.from_json(score) for score in known])
+        wanted = [index for index, known in enumerate(scores) if known is None]
+        if wanted:
+            comparison = Comparison(
+                dense=self._dense,
+                hybrid=partial(self._models.hybrid, plan),
+                interface=self._interface,
+                metrics=[self._metrics[index] for index in wanted],
+                encode=self._models.encode,
+                seed=self._seed,
+                progress=self._progress,
+            )
+            for index, found in zip(wanted, comparison.scores(documents, "repair"), strict=True):
+                self._memory.keep("policy.repair", keys[index], [score.to_json() for score in found])
+                scores[index] = found
+        return [by_origin(documents, found) for found in scores if found is not None]

@@ -5,6 +5,9 @@ trained model degrades it about 1.8 times as much as its scores say. So the limi
 moved, by what was measured, until the measured degradation fits; and the scores are taken again around a plan that
 nearly fits, which then include what the plan has already changed.
 
+Where there are several budgets, a plan is measured under all of them at once, and the one that uses up most of its
+limit moves the allocation.
+
 The repair documents are a sample, and the certificate will speak from another one. A plan is accepted when the bound
 on that other sample is likely to hold (`statistics.likely_bound`).
 """
@@ -19,9 +22,9 @@ from typing import Protocol
 from hcompile.plan import Plan
 from hcompile.policy.allocate import allocate
 from hcompile.policy.log import Trial
-from hcompile.policy.metrics.base import DocumentScore, degradation
+from hcompile.policy.metrics.score import DocumentScore
 from hcompile.policy.profile import Scores
-from hcompile.policy.statistics import likely_bound
+from hcompile.policy.statistics import MEAN, Statistic, likely_bound
 from hcompile.policy.units import Unit, plan_of
 
 CONFIDENCE = 0.95
@@ -49,9 +52,9 @@ factors 1 and 2, and of 0, 0.5 and 1 standard errors added to the slope, 2 alone
 
 
 class Measure(Protocol):
-    """Measures a plan on the repair documents."""
+    """Measures a plan on the repair documents, under each budget."""
 
-    def __call__(self, plan: Plan) -> list[DocumentScore]: ...
+    def __call__(self, plan: Plan) -> list[list[DocumentScore]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,24 +81,31 @@ class Repair:
         self,
         units: Sequence[Unit],
         latency_us: Sequence[Sequence[float]],
-        limit: float,
+        limits: Sequence[float],
         *,
+        statistics: Sequence[Statistic] = (MEAN,),
+        scored: int = 0,
         measure: Measure,
         certify_documents: int,
         effort: Effort,
         seed: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare a search within `RESERVE` of a limit.
+        """Prepare a search within `RESERVE` of the limits.
 
         Args:
             latency_us: by unit and option.
+            limits: by budget, positive.
+            statistics: what each budget bounds.
+            scored: the budget whose metric the scores are of (`goal.scored_by`).
             certify_documents: how many the certificate will be measured on.
         """
         self.trials: list[Trial] = []
         self._units = units
         self._latency_us = latency_us
-        self._limit = limit * (1 - RESERVE)
+        self._limits = [limit * (1 - RESERVE) for limit in limits]
+        self._limit = self._limits[scored]
+        self._statistics = statistics
         self._measure = measure
         self._fresh = certify_documents
         self._effort = effort
@@ -109,12 +119,12 @@ class Repair:
             self._deadline = self._clock() + self._effort.time_limit_s
         start = self._limit / _HEADROOM / _STRENGTHENING
         self._search("profile", scores, scores.curvature, start, self._near)
-        around = min(self.trials, key=lambda trial: abs(trial.likely_bound - self._limit), default=None)
+        around = min(self.trials, key=lambda trial: abs(trial.tightest - 1), default=None)
         if around is not None and not self._spent():
             refined = expand_around(around.plan)
             cost = _sum(refined.slope, refined.curvature, _CROWDING)
-            if refined.base > 0 and around.likely_bound > 0:
-                start = refined.base * _AIM * self._limit / around.likely_bound
+            if refined.base > 0 and around.tightest > 0:
+                start = refined.base * _AIM / around.tightest
             self._search("refine", refined, cost, start, self._used_up)
         accepted = [trial for trial in self.trials if trial.accepted]
         return min(accepted, key=lambda trial: trial.latency_us, default=None)
@@ -150,15 +160,20 @@ class Repair:
             else:
                 broken = min(broken, allowed)
             # Where nothing was lost at all, the next plan may lose ten times as much.
-            factor = self._aim(stage) * self._limit / max(trial.likely_bound, self._limit / 10)
-            proposed = allowed * factor
+            proposed = allowed * self._aim(stage) / max(trial.tightest, 0.1)
             allowed = proposed if held < proposed < broken else (held + broken) / 2
 
     def _try(self, stage: str, plan: Plan, choice: Sequence[int], predicted: float) -> Trial:
-        scores = self._measure(plan)
-        bound = likely_bound(scores, self._fresh, CONFIDENCE, self._seed)
+        by_budget = self._measure(plan)
+        pairs = list(zip(by_budget, self._statistics, strict=True))
+        measured = tuple(statistic.estimate(scores) for scores, statistic in pairs)
+        bounds = tuple(
+            likely_bound(scores, self._fresh, CONFIDENCE, self._seed, statistic)
+            for scores, statistic in pairs
+        )
+        used = tuple(bound / limit for bound, limit in zip(bounds, self._limits, strict=True))
         latency_us = sum(row[option] for row, option in zip(self._latency_us, choice, strict=True))
-        trial = Trial(stage, plan, predicted, degradation(scores), bound, latency_us, bound <= self._limit)
+        trial = Trial(stage, plan, predicted, measured, bounds, used, latency_us)
         self.trials.append(trial)
         return trial
 
@@ -170,11 +185,11 @@ class Repair:
 
     def _near(self, trial: Trial) -> bool:
         """Whether scores around this plan are worth taking; half of the trials are kept for what they propose."""
-        near = _NEAR[0] * self._limit <= trial.likely_bound <= _NEAR[1] * self._limit
+        near = _NEAR[0] <= trial.tightest <= _NEAR[1]
         return near or len(self.trials) >= self._effort.trials // 2
 
     def _used_up(self, trial: Trial) -> bool:
-        return trial.accepted and trial.likely_bound >= _USED_UP * self._limit
+        return trial.accepted and trial.tightest >= _USED_UP
 
     def _spent(self) -> bool:
         late = self._deadline is not None and self._clock() >= self._deadline

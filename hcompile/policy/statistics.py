@@ -1,4 +1,4 @@
-"""A one-sided upper bound on a degradation, by resampling documents.
+"""What a budget bounds, and a one-sided upper bound on it by resampling documents.
 
 Degradations of documents are positive and skewed: most documents hardly notice a window, a few do. At 32 documents
 of a log-normal spread (sigma 0.5, which trained language models show) a nominal 95 % bound from Student's t covers the
@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from hcompile.policy.documents import Document, grouped
-from hcompile.policy.metrics.base import DocumentScore, degradation
+from hcompile.policy.metrics.score import DocumentScore, degradation, merged
 
 RESAMPLES = 10_000
 
@@ -26,6 +28,30 @@ _LEAST_ERROR = 0.2
 the third of all resamples that miss it have hardly any error, and without a floor the bound would be infinite."""
 
 _DOUBT = 1.25
+
+
+class Statistic(Protocol):
+    """What a budget bounds of the scores of documents."""
+
+    def estimate(self, scores: Sequence[DocumentScore]) -> float:
+        """Return it over all documents."""
+
+    def bound(self, scores: Sequence[DocumentScore], confidence: float, seed: int) -> float:
+        """Return its one-sided upper confidence bound over the population of documents."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """The degradation itself, a ratio of sums."""
+
+    def estimate(self, scores: Sequence[DocumentScore]) -> float:
+        return degradation(scores)
+
+    def bound(self, scores: Sequence[DocumentScore], confidence: float, seed: int) -> float:
+        return upper_bound(scores, confidence, seed)
+
+
+MEAN = Mean()
 
 
 def upper_bound(
@@ -81,17 +107,12 @@ def by_origin(documents: Sequence[Document], scores: Sequence[DocumentScore]) ->
         found.setdefault(document.origin, []).append(score)
     if len(found) < 2:
         return list(scores)  # One long text: its parts are all there is.
-    return [
-        DocumentScore(
-            sum(score.total for score in group),
-            sum(score.weight for score in group),
-            sum(score.tokens for score in group),
-        )
-        for group in found.values()
-    ]
+    return [merged(group) for group in found.values()]
 
 
-def likely_bound(scores: Sequence[DocumentScore], fresh: int, confidence: float, seed: int) -> float:
+def likely_bound(
+    scores: Sequence[DocumentScore], fresh: int, confidence: float, seed: int, statistic: Statistic = MEAN
+) -> float:
     """Return what the upper bound on `fresh` other documents will likely stay below.
 
     That bound is their mean and a margin, and their mean differs from the one measured here by the errors of both
@@ -100,11 +121,12 @@ def likely_bound(scores: Sequence[DocumentScore], fresh: int, confidence: float,
     96, 94 and 93 % of 800 simulations (without it 93, 90 and 89 %). One document says nothing of others: its own
     degradation is returned.
     """
+    estimate = statistic.estimate(scores)
     if len(scores) < 2:
-        return degradation(scores)
-    here = upper_bound(scores, confidence, seed) - degradation(scores)
+        return estimate
+    here = statistic.bound(scores, confidence, seed) - estimate
     there = here * math.sqrt(len(scores) / fresh)
-    return degradation(scores) + there + _DOUBT * math.hypot(here, there)
+    return estimate + there + _DOUBT * math.hypot(here, there)
 
 
 def _ratio(totals: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

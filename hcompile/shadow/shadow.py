@@ -15,7 +15,8 @@ from hcompile.policy.batches import batch_of_call
 from hcompile.policy.drift import DriftTest
 from hcompile.policy.interface import Interface
 from hcompile.policy.measure import Call
-from hcompile.policy.metrics.base import DocumentScore, Metric, degradation
+from hcompile.policy.metrics.base import Metric
+from hcompile.policy.metrics.score import DocumentScore, degradation, merged
 from hcompile.policy.statistics import lower_bound, upper_bound
 from hcompile.shadow.background import Background
 from hcompile.shadow.options import ShadowOptions
@@ -149,12 +150,10 @@ class Shadow:
         with torch.inference_mode(), self._aside(sample):
             batch = batch_of_call(sample.inputs, rows, self._interface, "a sampled call")
             dense = self._dense(sample.inputs)
-            scores = self._metric.score(dense, sample.outputs, batch, self._interface)
-        weight = sum(score.weight for score in scores)
-        if not weight > 0:
+            score = merged(self._metric.score(dense, sample.outputs, batch, self._interface))
+        if not score.weight > 0:
             raise UsageError("a sampled call has no token that counts: pass a mask with valid tokens")
-        tokens = sum(score.tokens for score in scores)
-        return DocumentScore(sum(score.total for score in scores), weight, tokens)
+        return score
 
     def _judge(self, score: DocumentScore) -> ShadowReport | None:
         """Take a sample in and return the report where it shows that the model drifts now."""

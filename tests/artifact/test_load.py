@@ -18,9 +18,13 @@ import hcompile
 from hcompile.artifact.load import TuningWarning, check_files, open_artifact, read_manifest, read_program
 from hcompile.artifact.manifest import GRAPH, MANIFEST, SCHEDULES, WEIGHTS
 from hcompile.errors import UsageError
+from hcompile.policy.certificate import Certificate
 from hcompile.program import Program
 from hcompile.program_json import program_to_json
 from tests.artifact.damage import change_json, change_manifest, copied, replace_file
+
+FIRST_CERTIFICATE = json.loads((Path(__file__).parents[1] / "data" / "certificate-1.json").read_bytes())
+"""As the first hcompile wrote it, of one budget."""
 
 FRESH = """
 import sys
@@ -177,7 +181,34 @@ MANIFESTS: dict[str, tuple[dict[str, Any], str]] = {
     "aliases of numbers": ({"aliases": {"a": 3}}, "tensor that a stands for is 3"),
     "a device of text": ({"device": "cpu"}, "device is 'cpu', wanted an object"),
     "no certificate": ({"certificate": 0.1}, "certificate is 0.1, wanted an object"),
+    "a certificate of nothing": ({"certificate": {}}, "a certificate is an object of schema 1 or 2"),
+    "a certificate with a changed verdict": (
+        {"certificate": {**FIRST_CERTIFICATE, "holds": False}},
+        "the certificate says holds=False, its figures say True",
+    ),
 }
+
+
+INSPECT = """
+import sys
+sys.modules["torch"] = None  # not importable
+from hcompile.pipeline.inspect import inspect
+print(inspect(sys.argv[1]).artifact["certificate"])
+"""
+
+
+def test_a_certificate_of_the_first_schema_is_brought_to_todays_form(
+    tiny_artifact: Path, tmp_path: Path
+) -> None:
+    artifact = copied(tiny_artifact, tmp_path)
+    change_manifest(artifact, certificate=FIRST_CERTIFICATE)
+    found = read_manifest(artifact).certificate
+    assert found == Certificate.from_json(FIRST_CERTIFICATE).to_json()
+    assert [claim["metric"] for claim in found["claims"]] == ["kl"] and found["holds"]
+    done = subprocess.run(
+        [sys.executable, "-c", INSPECT, str(artifact)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{found}\n"
 
 
 @pytest.mark.parametrize("case", MANIFESTS)

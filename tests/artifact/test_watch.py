@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,15 @@ import torch
 import hcompile
 from hcompile import ShadowOptions, ShadowReport
 from hcompile.errors import UsageError
-from hcompile.policy.certificate import Certificate
+from hcompile.policy.certificate import Certificate, Claim
 from hcompile.runtime.module import CompiledModule
 from hcompile.shadow.shadow import Shadow
 from tests.artifact.damage import change_manifest, copied
 
 PATIENCE_S = 60.0
-CERTIFICATE = {
-    "metric": "kl",
-    "unit": "nats a token",
-    "limit": 0.003,
-    "estimate": 0.002,
-    "bound": 0.0025,
-    "confidence": 0.95,
+CLAIM = Claim("kl", "nats a token", limit=0.003, estimate=0.002, bound=0.0025, confidence=0.95, tokens=4096)
+CERTIFICATE: dict[str, Any] = {
     "documents": 64,
-    "tokens": 4096,
     "shortest": 60,
     "longest": 64,
     "rows": 2,
@@ -46,10 +41,11 @@ def own_metric(dense: list[torch.Tensor], hybrid: list[torch.Tensor], inputs: li
     return torch.full((inputs[0].shape[0],), 0.5)
 
 
-def certified(artifact: Path, folder: Path, **claims: Any) -> Path:
-    """Return a copy of an artifact that carries a certificate."""
+def certified(artifact: Path, folder: Path, *before: str, **changes: Any) -> Path:
+    """Return a copy of an artifact that carries a certificate: of the metrics `before`, and a claim with changes."""
     path = copied(artifact, folder)
-    change_manifest(path, certificate=Certificate(**{**CERTIFICATE, **claims}).to_json())
+    claims = (*(replace(CLAIM, metric=name) for name in before), replace(CLAIM, **changes))
+    change_manifest(path, certificate=Certificate(claims=claims, **CERTIFICATE).to_json())
     return path
 
 
@@ -148,7 +144,7 @@ def test_code_that_a_certificate_names_runs_only_if_it_is_passed(tiny_artifact: 
     name = f"{__name__}:own_metric"
     path = certified(tiny_artifact, tmp_path, metric=name, limit=0.6)
     for options in (ShadowOptions(0.5), ShadowOptions(0.5, metric="elsewhere:own_metric")):
-        with pytest.raises(UsageError, match=r"no part of hcompile: pass ShadowOptions\(share, metric="):
+        with pytest.raises(UsageError, match=r"metric=\.\.\.\) to run a metric that is no part of hcompile"):
             hcompile.load(path, shadow=options)
     report = call(hcompile.load(path, shadow=ShadowOptions(1, metric=name)), 2)
     assert report.metric == name and report.mean == 0.5 and report.limit == 0.6
@@ -158,6 +154,21 @@ def test_code_that_a_certificate_names_runs_only_if_it_is_passed(tiny_artifact: 
 def test_a_certificate_that_says_nothing_is_refused(tiny_artifact: Path, tmp_path: Path) -> None:
     path = copied(tiny_artifact, tmp_path)
     change_manifest(path, certificate={"schema": 7})
-    with pytest.raises(UsageError, match="its certificate cannot be used"):
+    with pytest.raises(UsageError, match="a certificate is an object of schema 1 or 2"):
         hcompile.load(path, shadow=0.5)
-    assert hcompile.load(path).shadow is None
+
+
+@pytest.mark.usefixtures("warm_cache")
+def test_of_several_claims_the_first_that_calls_can_be_held_to_is_watched(
+    tiny_artifact: Path, tmp_path: Path
+) -> None:
+    path = certified(
+        tiny_artifact, tmp_path, "recall", "kl.p99", "elsewhere:metric", metric="nll", limit=0.01
+    )
+    report = shadow_of(hcompile.load(path, shadow=0.5)).report()
+    assert (report.metric, report.limit) == ("nll", 0.01)
+    path = certified(tiny_artifact, tmp_path / "2", metric="kl.p99")
+    with pytest.raises(
+        UsageError, match=r"its certificate is of 'kl\.p99', which calls alone cannot be held to"
+    ):
+        hcompile.load(path, shadow=0.5)

@@ -84,6 +84,13 @@ def test_budget_of_another_form(run: Run, budget: str) -> None:
     assert message.startswith(f"budget {budget!r} is not of the form metric=number")
 
 
+def test_two_budgets_of_one_metric(run: Run) -> None:
+    code, message = run(
+        "optimize", "nothing", "--budget", "kl=0.003", "--budget", "nll=1%", "--budget", "kl=1"
+    )
+    assert (code, message) == (2, "metric kl has two budgets, kl=0.003 and kl=1: give one")
+
+
 def test_unknown_metric(run: Run) -> None:
     code, message = run("optimize", "nothing", "--budget", "perplexity=1%")
     assert code == 2
@@ -126,6 +133,22 @@ def test_missing_data(run: Run, model: Path) -> None:
 def test_length_beyond_what_the_model_allows(run: Run, model: Path) -> None:
     expected = "--lengths 1024: the model was made for at most 512 tokens"
     assert run("optimize", model, "--calib", "stdlib", "--lengths", "1024") == (2, expected)
+
+
+def test_planted_pairs_without_room(run: Run, model: Path) -> None:
+    code, message = run(
+        "optimize",
+        model,
+        "--calib",
+        "stdlib",
+        "--lengths",
+        "128",
+        "--budget",
+        "kl=1",
+        "--budget",
+        "recall=0.9",
+    )
+    assert code == 2 and message.startswith("metric recall: documents of 128 tokens have no room")
 
 
 def test_plan_of_another_model(run: Run, model: Path) -> None:

@@ -13,15 +13,19 @@ from hcompile.pipeline.report import NodeTime
 from hcompile.plan import Plan
 from hcompile.site import Site
 
-CERTIFICATE = {
+CLAIM = {
     "metric": "kl",
     "unit": "nats a token",
     "limit": 0.003,
     "estimate": 0.00212,
     "bound": 0.00271,
     "confidence": 0.95,
-    "documents": 64,
     "tokens": 500000,
+    "holds": True,
+}
+CERTIFICATE = {
+    "claims": [CLAIM],
+    "documents": 64,
     "shortest": 4096,
     "longest": 8192,
     "padded_rows": 16,
@@ -92,8 +96,16 @@ def test_certificate_names_its_bound_and_its_domain(capsys: pytest.CaptureFixtur
 
 
 def test_certificate_that_does_not_hold_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    tables.print_certificate({**CERTIFICATE, "holds": False})
+    tables.print_certificate({**CERTIFICATE, "claims": [{**CLAIM, "holds": False}], "holds": False})
     assert "the budget of 0.003 does NOT hold" in capsys.readouterr().out
+
+
+def test_certificate_of_several_budgets_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
+    other = {**CLAIM, "metric": "nll", "unit": "of the dense NLL", "limit": 0.001, "holds": False}
+    tables.print_certificate({**CERTIFICATE, "claims": [CLAIM, other], "holds": False})
+    first, second, _ = capsys.readouterr().out.splitlines()
+    assert first.startswith("kl ") and first.endswith("the budget of 0.003 holds")
+    assert second.startswith("nll ") and second.endswith("the budget of 0.001 does NOT hold")
 
 
 def test_crossover_says_which_graph_calls_take(capsys: pytest.CaptureFixture[str]) -> None:

@@ -156,6 +156,24 @@ def test_no_budget_gives_the_dense_model(
 
 
 @pytest.mark.usefixtures("first")
+def test_several_budgets_are_certified_and_verified_together(
+    request_of: OptimizeRequest, model: ImportedModel, home: Path
+) -> None:
+    report = optimize(replace(request_of, budget=("nll=20%", "kl=0.5", "cosine=0.5")), model=model)
+    assert report.outcome == "hybrid", (report.policy, report.certificate)
+    assert report.certificate is not None and report.certificate["holds"]
+    assert [claim["metric"] for claim in report.certificate["claims"]] == ["nll", "kl", "cosine"]
+    text = str(home / "text.jsonl")
+    again = verify(VerifyRequest(Path(report.output), text, documents=32))
+    assert [claim.metric for claim in again.measured.claims] == ["nll", "kl", "cosine"]
+    assert again.carried is not None and again.carried.to_json() == report.certificate
+    stricter = verify(VerifyRequest(Path(report.output), text, budget=("kl=0.5", "nll=0%"), documents=32))
+    assert stricter.measured.claims[0].holds and not stricter.measured.holds
+    dense = optimize(replace(request_of, budget=("kl=0.5", "cosine=1")), model=model)
+    assert dense.outcome == "dense" and dense.why_dense == "cosine=1 allows no degradation at all"
+
+
+@pytest.mark.usefixtures("first")
 def test_an_archive_without_data_is_measured_on_its_own_inputs_and_not_certified(
     request_of: OptimizeRequest, reader: Reader, tmp_path: Path
 ) -> None:
@@ -196,10 +214,27 @@ def test_verify_runs_no_code_that_an_artifact_names(
 ) -> None:
     copy = Path(shutil.copytree(first.output, tmp_path / "copy.hcm"))
     manifest = json.loads((copy / "manifest.json").read_bytes())
-    manifest["notes"] = {"budget": "kl=0.5", "metric": "nowhere:kl"}
-    (copy / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UsageError, match=r"pass --metric 'nowhere:kl' if you trust that code"):
-        verify(VerifyRequest(copy, str(home / "text.jsonl")))
+    # As the first artifacts wrote their budget, and as today's do.
+    for budgets in ({"budget": "kl=0.5"}, {"budgets": ["kl=0.5"]}):
+        manifest["notes"] = {**budgets, "metric": "nowhere:kl"}
+        (copy / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(UsageError, match=r"pass --metric 'nowhere:kl' if you trust that code"):
+            verify(VerifyRequest(copy, str(home / "text.jsonl")))
+
+
+def test_verify_holds_the_budget_that_the_first_artifacts_name(
+    first: OptimizeReport, home: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(first.output, tmp_path / "copy.hcm"))
+    manifest = json.loads((copy / "manifest.json").read_bytes())
+    text = str(home / "text.jsonl")
+    for notes, message in (
+        ({"budgets": [3]}, r"its budget is \[3\]"),
+        ({"budget": "bleu=1"}, "'bleu' is unknown"),
+    ):
+        (copy / "manifest.json").write_text(json.dumps({**manifest, "notes": notes}))
+        with pytest.raises(UsageError, match=message):
+            verify(VerifyRequest(copy, text))
 
 
 @pytest.mark.usefixtures("first")

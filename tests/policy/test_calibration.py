@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from hcompile.errors import UsageError
-from hcompile.policy.calibration import LEAST_TO_CERTIFY, Counts, Splits, gather, load_splits
+from hcompile.policy.calibration import Counts, Splits, gather, load_splits
+from hcompile.policy.certificate import LEAST_TO_CERTIFY
 from hcompile.policy.interface import Interface
 from hcompile.policy.sources import Item
 from hcompile.policy.text import encoder_of

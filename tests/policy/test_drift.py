@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hcompile.policy.drift import ERROR, LEAST, DriftTest
-from hcompile.policy.metrics.base import DocumentScore
+from hcompile.policy.metrics.score import DocumentScore
 
 Values = np.ndarray
 

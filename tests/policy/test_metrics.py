@@ -13,7 +13,8 @@ from hcompile.policy.batches import Batch, make_batch
 from hcompile.policy.documents import Document
 from hcompile.policy.interface import Interface
 from hcompile.policy.metrics import metric_of
-from hcompile.policy.metrics.base import Metric, degradation
+from hcompile.policy.metrics.base import Metric, TokenMetric
+from hcompile.policy.metrics.score import degradation
 from hcompile.site import Site
 from tests.policy.tiny_programs import tiny_text
 
@@ -37,7 +38,7 @@ def score(metric: Metric, dense: torch.Tensor, hybrid: torch.Tensor, batch: Batc
     return degradation(metric.score((dense,), (hybrid,), batch, TEXT))
 
 
-@pytest.mark.parametrize("name", ["kl", "cosine"])
+@pytest.mark.parametrize("name", ["kl", "cosine", "top1"])
 def test_equal_outputs_lose_nothing(name: str) -> None:
     dense, _ = logits_pair()
     assert score(metric_of(name), dense, dense.clone(), padded_batch()) == 0.0
@@ -53,7 +54,7 @@ def test_kl_is_the_divergence_of_valid_tokens() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["kl", "nll", "cosine"])
+@pytest.mark.parametrize("name", ["kl", "nll", "cosine", "top1"])
 def test_padding_plays_no_part(name: str) -> None:
     dense, hybrid = logits_pair()
     batch = padded_batch()
@@ -96,6 +97,18 @@ def test_cosine_is_one_minus_the_similarity() -> None:
     assert score(metric_of("cosine"), dense, hybrid, batch) == pytest.approx(float(1 - similarity.mean()))
 
 
+def test_top1_is_the_share_of_other_likeliest_tokens() -> None:
+    dense, hybrid = logits_pair()
+    batch = padded_batch()
+    assert batch.valid is not None
+    differ = (dense.argmax(-1) != hybrid.argmax(-1))[batch.valid].double().mean()
+    assert 0 < differ < 1
+    assert score(metric_of("top1"), dense, hybrid, batch) == pytest.approx(float(differ))
+    assert metric_of("top1").limit(0.99) == pytest.approx(0.01)
+    with pytest.raises(UsageError, match=r"write the least share of tokens that agree, such as top1=0\.99"):
+        metric_of("top1").limit(99)
+
+
 def test_cosine_of_one_vector_a_row() -> None:
     batch = padded_batch()
     dense = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
@@ -104,7 +117,7 @@ def test_cosine_of_one_vector_a_row() -> None:
     assert [(s.total, s.tokens) for s in scores] == [(0.0, 1), (1.0, 1)]
 
 
-@pytest.mark.parametrize("name", ["kl", "nll", "cosine"])
+@pytest.mark.parametrize("name", ["kl", "nll", "cosine", "top1"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("side", ["dense", "hybrid"])
 def test_outputs_that_are_not_finite_are_refused(name: str, value: float, side: str) -> None:
@@ -114,9 +127,58 @@ def test_outputs_that_are_not_finite_are_refused(name: str, value: float, side: 
         score(metric_of(name), dense, hybrid, padded_batch())
 
 
+@pytest.mark.parametrize("name", ["kl", "nll", "cosine"])
+def test_a_percentile_is_that_of_the_values_of_valid_tokens(name: str) -> None:
+    dense, hybrid = logits_pair()
+    batch = padded_batch()
+    inner, tail = metric_of(name), metric_of(f"{name}.p90")
+    assert isinstance(inner, TokenMetric)
+    rows = inner.values((dense,), (hybrid,), batch, TEXT)
+    scores = tail.score((dense,), (hybrid,), batch, TEXT)
+    assert [score.tokens for score in scores] == [len(row) for row in rows]
+    values = torch.cat(rows)
+    exact = float(values.sort().values[-int(0.1 * len(values)) - 1])
+    assert exact <= tail.statistic.estimate(scores) <= max(exact, 1e-9) * 1.022
+    assert (
+        tail.label() == f"{name}.p90" and tail.source() == metric_of(f"{name}.p99").source() != inner.source()
+    )
+
+
+@pytest.mark.parametrize("name", ["kl", "cosine"])
+def test_the_mean_of_the_values_is_the_metric(name: str) -> None:
+    dense, hybrid = logits_pair()
+    metric = metric_of(name)
+    assert isinstance(metric, TokenMetric)
+    values = torch.cat(metric.values((dense,), (hybrid,), padded_batch(), TEXT))
+    assert score(metric, dense, hybrid, padded_batch()) == pytest.approx(float(values.mean()))
+
+
+def test_equal_outputs_have_no_tail() -> None:
+    dense, _ = logits_pair()
+    for name in ("kl.p99", "nll.p99", "cosine.p50"):
+        tail = metric_of(name)
+        assert tail.statistic.estimate(tail.score((dense,), (dense.clone(),), padded_batch(), TEXT)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("kl.p100", "below p100"),
+        ("kl.p5", "below p100"),
+        ("bleu.p99", "is unknown"),
+        ("top1.p99", "has no percentile"),
+    ],
+)
+def test_other_percentiles_are_refused(name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        metric_of(name)
+
+
 def test_budgets_are_written_in_the_metrics_own_way() -> None:
     assert metric_of("kl").limit(0.003) == 0.003
     assert metric_of("cosine").limit(0.999) == pytest.approx(0.001)
+    assert metric_of("cosine.p99").limit(0.9) == pytest.approx(0.1)
+    assert metric_of("kl.p99").limit(0.05) == 0.05
     with pytest.raises(UsageError, match="above 1"):
         metric_of("cosine").limit(1.5)
 
@@ -135,7 +197,7 @@ def test_nll_refuses_bidirectional_models() -> None:
 
 
 def test_an_unknown_metric_names_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"'bleu' is unknown.*cosine, kl, nll"):
+    with pytest.raises(UsageError, match=r"'bleu' is unknown.*cosine, kl, nll, recall, top1"):
         metric_of("bleu")
 
 

@@ -11,7 +11,7 @@ from hcompile.policy.batches import make_batch
 from hcompile.policy.documents import Document
 from hcompile.policy.interface import Interface
 from hcompile.policy.metrics import metric_of
-from hcompile.policy.metrics.base import degradation
+from hcompile.policy.metrics.score import degradation
 from hcompile.policy.profile import Scores, expand
 from hcompile.policy.surrogate import Direction, Likelihood, Surrogate
 from hcompile.policy.units import Unit, plan_of, units_of

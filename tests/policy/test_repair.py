@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 
 from hcompile.plan import Plan
-from hcompile.policy.metrics.base import DocumentScore
+from hcompile.policy.metrics.score import DocumentScore
 from hcompile.policy.profile import Scores
 from hcompile.policy.repair import RESERVE, Effort, Repair
+from hcompile.policy.statistics import MEAN
 from hcompile.policy.units import Unit, units_of
 from hcompile.site import Site
 
@@ -21,9 +23,11 @@ LIMIT = 0.003
 class World:
     """Documents lose `strength` times the sum of single changes, to the power 1.2, each to its own degree."""
 
-    def __init__(self, strength: float = 2.0) -> None:
+    def __init__(self, strength: float = 2.0, factors: Sequence[float] = (1.0,)) -> None:
+        """`factors`: by budget, what its metric shows of the loss."""
         rng = np.random.default_rng(0)
         self.strength = strength
+        self.factors = factors
         self.sensitivity = rng.lognormal(0, 1.5, len(UNITS))
         self.degrees = rng.lognormal(0, 0.3, 32)
         self.measured: list[Plan] = []
@@ -48,11 +52,14 @@ class World:
         curvature = tuple(map(tuple, self.cost))
         return Scores(0.0, tuple((0.0,) * len(row) for row in self.cost), curvature)
 
-    def measure(self, plan: Plan) -> list[DocumentScore]:
+    def measure(self, plan: Plan) -> list[list[DocumentScore]]:
         self.measured.append(plan)
         return [
-            DocumentScore(self.loss(plan) * degree, 1.0, 2048)
-            for degree in self.degrees / self.degrees.mean()
+            [
+                DocumentScore(self.loss(plan) * factor * degree, 1.0, 2048)
+                for degree in self.degrees / self.degrees.mean()
+            ]
+            for factor in self.factors
         ]
 
     def expand(self, plan: Plan) -> Scores:
@@ -73,13 +80,14 @@ def option_of(unit: Unit, plan: Plan) -> int:
 
 
 def repair_of(
-    world: World, limit: float = LIMIT, effort: Effort | None = None, clock: Sequence[float] = ()
+    world: World, *limits: float, effort: Effort | None = None, clock: Sequence[float] = ()
 ) -> Repair:
     times = iter(clock)
     return Repair(
         UNITS,
         world.latency_us,
-        limit,
+        limits or (LIMIT,),
+        statistics=[MEAN] * max(1, len(limits)),
         measure=world.measure,
         certify_documents=64,
         effort=effort or Effort(),
@@ -93,7 +101,7 @@ def test_the_accepted_plan_holds_and_uses_the_budget_up() -> None:
     repair = repair_of(world)
     best = repair.run(world.scores(), world.expand)
     assert best is not None and best.accepted
-    assert 0.9 * (1 - RESERVE) * LIMIT <= best.likely_bound <= (1 - RESERVE) * LIMIT
+    assert 0.9 * (1 - RESERVE) * LIMIT <= best.likely_bound[0] <= (1 - RESERVE) * LIMIT
     assert best.latency_us == min(trial.latency_us for trial in repair.trials if trial.accepted)
     assert len(world.expanded) == 1 and len(repair.trials) <= 6
 
@@ -107,7 +115,7 @@ def test_no_plan_is_measured_twice() -> None:
 def test_scores_that_promise_far_too_much_are_repaired() -> None:
     world = World(strength=40.0)
     best = repair_of(world).run(world.scores(), world.expand)
-    assert best is not None and best.likely_bound <= LIMIT
+    assert best is not None and best.likely_bound[0] <= LIMIT
 
 
 def test_a_budget_out_of_reach_gives_no_plan() -> None:
@@ -118,7 +126,23 @@ def test_a_budget_out_of_reach_gives_no_plan() -> None:
 def test_windows_that_lose_nothing_are_taken() -> None:
     world = World(strength=0.0)
     best = repair_of(world).run(world.scores(), world.expand)
-    assert best is not None and best.measured == 0.0
+    assert best is not None and best.measured == (0.0,)
+
+
+def test_the_tightest_of_several_budgets_steers() -> None:
+    alone = repair_of(World(), LIMIT / 4).run(World().scores(), World().expand)
+    world = World(factors=(1.0, 20.0))
+    best = repair_of(world, LIMIT, 5 * LIMIT).run(world.scores(), world.expand)
+    assert alone is not None and best is not None and best.accepted
+    assert best.used[1] == best.tightest > 0.9 and best.used[0] == pytest.approx(best.tightest / 4)
+    assert best.latency_us == pytest.approx(alone.latency_us, rel=0.02)
+
+
+def test_one_budget_out_of_reach_is_enough_for_no_plan() -> None:
+    world = World(factors=(1.0, 1e9))
+    repair = repair_of(world, LIMIT, LIMIT)
+    assert repair.run(world.scores(), world.expand) is None
+    assert all(trial.used[1] > 1 for trial in repair.trials)
 
 
 def test_half_of_the_trials_are_kept_for_scores_around_a_plan() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hcompile.policy.documents import Document
-from hcompile.policy.metrics.base import DocumentScore, degradation
+from hcompile.policy.metrics.score import DocumentScore, degradation
 from hcompile.policy.statistics import by_origin, independent, likely_bound, lower_bound, upper_bound
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
@@ -14,18 +15,23 @@ _METRICS = {
     "cosine": "hcompile.policy.metrics.cosine:Cosine",
     "kl": "hcompile.policy.metrics.kl:KL",
     "nll": "hcompile.policy.metrics.nll:NLL",
+    "recall": "hcompile.policy.metrics.recall:Recall",
+    "top1": "hcompile.policy.metrics.top1:Top1",
 }
+
+_TAIL = re.compile(r"(.+)\.p(\d+(?:\.\d+)?)")
 
 
 def metric_of(name: str, function: str | None = None) -> Metric:
     """Return the metric that a budget names.
 
     Args:
-        name: a registered name; with `function`, the name of that function.
+        name: a registered name, or one with a percentile, such as `kl.p99`; with `function`, that function's name.
         function: `package.module:function` of a user's own metric.
 
     Raises:
-        UsageError: there is none of this name, or the budget names another metric than the function.
+        UsageError: there is none of this name, the percentile is none of a tail, or the budget names
+            another metric than the function.
     """
     if function is not None:
         from hcompile.policy.metrics.user import UserMetric
@@ -36,6 +42,10 @@ def metric_of(name: str, function: str | None = None) -> Metric:
                 f"budget {name}=... does not name the metric {function}: write --budget {wanted}=LIMIT"
             )
         return UserMetric(function)
+    if (tail := _TAIL.fullmatch(name)) and tail[1] in _METRICS:
+        from hcompile.policy.metrics.tail import Tail
+
+        return Tail(metric_of(tail[1]), float(tail[2]))
     if name not in _METRICS:
         known = ", ".join(sorted(_METRICS))
         raise UsageError(

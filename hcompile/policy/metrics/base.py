@@ -1,57 +1,40 @@
-"""What a metric is: a degradation of the hybrid against the dense outputs, summed by document."""
+"""What a metric is: a degradation of the hybrid against the dense outputs, scored by document."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 
 from hcompile.errors import UsageError
 from hcompile.policy.batches import Batch
+from hcompile.policy.documents import Document
 from hcompile.policy.interface import Interface
+from hcompile.policy.metrics.score import DocumentScore
+from hcompile.policy.statistics import MEAN, Statistic
+from hcompile.policy.text import Encoder
 from hcompile.site import Site
 
 CHUNK_ELEMENTS = 2**22
 """Elements of logits that are turned into float64 at once: 32 MB."""
 
 
-@dataclass(frozen=True, slots=True)
-class DocumentScore:
-    """One document's share of a degradation: the degradation of many is sum(total) / sum(weight).
+class Metric(ABC):
+    """A measure of what is lost. Lower is better, 0 for equal outputs.
 
     Attributes:
-        total: the degradation, summed over the document.
-        weight: what it is divided by, such as its number of tokens.
-        tokens: valid tokens (or rows of output) that were compared.
+        name, unit: for people; a budget calls the metric by its name.
+        needs_logits: whether the output must be logits.
+        expanded: whether Taylor scores (`hcompile.policy.surrogate`) are of this very metric, in its unit.
+        statistic: what a budget bounds of the scores.
     """
 
-    total: float
-    weight: float
-    tokens: int
-
-    def to_json(self) -> list[float]:
-        return [self.total, self.weight, self.tokens]
-
-    @classmethod
-    def from_json(cls, value: list[Any]) -> DocumentScore:
-        total, weight, tokens = value
-        return cls(float(total), float(weight), int(tokens))
-
-
-def degradation(scores: Sequence[DocumentScore]) -> float:
-    """Return the degradation over all documents."""
-    return sum(score.total for score in scores) / sum(score.weight for score in scores)
-
-
-class Metric(ABC):
-    """A measure of what is lost. Lower is better, 0 for equal outputs."""
-
-    name: ClassVar[str]
-    unit: ClassVar[str]
-    needs_logits: ClassVar[bool]
+    name: str
+    unit: str
+    needs_logits: bool
+    expanded: bool = False
+    statistic: Statistic = MEAN
 
     def label(self) -> str:
         return self.name
@@ -71,6 +54,19 @@ class Metric(ABC):
                 f"metric {self.label()} needs logits and the model returns none: use cosine=0.999"
             )
 
+    def documents(
+        self, documents: Sequence[Document], interface: Interface, encode: Encoder | None, seed: int
+    ) -> Sequence[Document]:
+        """Return the documents to measure on: those given, or one made of each, in their order and of their origin.
+
+        Args:
+            encode: how the model reads text, None for one that takes none.
+
+        Raises:
+            UsageError: none can be made.
+        """
+        return documents
+
     @abstractmethod
     def score(
         self,
@@ -84,6 +80,39 @@ class Metric(ABC):
         Raises:
             UsageError: an output is not finite, or has a shape that the metric cannot use.
         """
+
+
+class TokenMetric(Metric):
+    """A metric with a value for each token: the mean of all is its degradation, and a budget may bound their tail.
+
+    Attributes:
+        value_unit: of one token's value.
+    """
+
+    value_unit: str
+
+    @abstractmethod
+    def values(
+        self,
+        dense: Sequence[torch.Tensor],
+        hybrid: Sequence[torch.Tensor],
+        batch: Batch,
+        interface: Interface,
+    ) -> list[torch.Tensor]:
+        """Return float64 `[tokens]` for each row of a batch; arguments and errors as those of `score`."""
+
+    def score(
+        self,
+        dense: Sequence[torch.Tensor],
+        hybrid: Sequence[torch.Tensor],
+        batch: Batch,
+        interface: Interface,
+    ) -> list[DocumentScore]:
+        return [
+            # Rounding alone may leave a sum just below zero.
+            DocumentScore(max(float(row.sum()), 0.0), float(len(row)), len(row))
+            for row in self.values(dense, hybrid, batch, interface)
+        ]
 
 
 def output_rows(outputs: Sequence[torch.Tensor], interface: Interface, name: str) -> torch.Tensor:
@@ -107,6 +136,16 @@ def row_valid(rows: torch.Tensor, batch: Batch, index: int) -> torch.Tensor:
     return batch.valid[index].to(rows.device)
 
 
+def likeliest(logits: torch.Tensor, kind: str, where: str) -> torch.Tensor:
+    """Return the index of each row's largest logit, int64 `[tokens]`, of logits `[tokens, V]`.
+
+    Raises:
+        UsageError: a logit is NaN or infinite, see `check_finite`.
+    """
+    check_finite(float(logits.sum(dtype=torch.float64)), kind, where)
+    return logits.argmax(-1)
+
+
 def check_finite(total: float, kind: str, where: str) -> None:
     """Raises: UsageError when a sum over outputs is NaN or infinite."""
     if not total < float("inf") or total == float("-inf"):
@@ -120,3 +159,16 @@ def chunks(rows: torch.Tensor) -> list[slice]:
     """Return slices of the tokens of `rows` `[tokens, features]` that fit into `CHUNK_ELEMENTS`."""
     size = max(1, CHUNK_ELEMENTS // max(1, rows.shape[1]))
     return [slice(first, first + size) for first in range(0, rows.shape[0], size)]
+
+
+def allowed_below(name: str, least: float, what: str, example: float) -> float:
+    """Return the degradation that a budget allows which names the least `what`, at best 1.
+
+    Raises:
+        UsageError: the least one is above 1.
+    """
+    if least > 1:
+        raise UsageError(
+            f"budget {name}={least:g} is above 1: write the least {what}, such as {name}={example:g}"
+        )
+    return 1.0 - least

@@ -3,52 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 
-from hcompile.errors import UsageError
 from hcompile.policy.batches import Batch
 from hcompile.policy.interface import Interface
-from hcompile.policy.metrics.base import DocumentScore, Metric, check_finite, chunks, output_rows, row_valid
+from hcompile.policy.metrics.base import (
+    TokenMetric,
+    allowed_below,
+    check_finite,
+    chunks,
+    output_rows,
+    row_valid,
+)
 
 
-class Cosine(Metric):
+class Cosine(TokenMetric):
     """See the module's docstring."""
 
-    name: ClassVar[str] = "cosine"
-    unit: ClassVar[str] = "1 - cosine similarity"
-    needs_logits: ClassVar[bool] = False
+    name = "cosine"
+    unit = value_unit = "1 - cosine similarity"
+    needs_logits = False
+    expanded = True
 
     def limit(self, written: float) -> float:
         """Raises: UsageError when the least similarity is above 1."""
-        if written > 1:
-            raise UsageError(
-                f"budget cosine={written:g} is above 1: write the least similarity, such as cosine=0.999"
-            )
-        return 1.0 - written
+        return allowed_below("cosine", written, "similarity", 0.999)
 
-    def score(
+    def values(
         self,
         dense: Sequence[torch.Tensor],
         hybrid: Sequence[torch.Tensor],
         batch: Batch,
         interface: Interface,
-    ) -> list[DocumentScore]:
+    ) -> list[torch.Tensor]:
         expected = output_rows(dense, interface, self.name)
         found = output_rows(hybrid, interface, self.name)
-        scores = []
+        rows = []
         for row, document in enumerate(batch.documents):
             valid = row_valid(expected, batch, row)
             u, v = expected[row, valid], found[row, valid]
-            total = 0.0
+            parts = [torch.zeros(0, dtype=torch.float64, device=u.device)]
             for part in chunks(u):
                 first, second = u[part].double(), v[part].double()
                 check_finite(float(first.sum()), "dense", document.name)
                 check_finite(float(second.sum()), "hybrid", document.name)
                 # 1 - cos = |a - b|^2 / 2 of the unit vectors, without the cancellation.
                 apart = F.normalize(first, dim=-1) - F.normalize(second, dim=-1)
-                total += float(apart.square().sum()) / 2
-            scores.append(DocumentScore(total, float(len(u)), len(u)))
-        return scores
+                parts.append(apart.square().sum(-1) / 2)
+            rows.append(torch.cat(parts))
+        return rows

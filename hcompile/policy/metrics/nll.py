@@ -1,25 +1,26 @@
-"""Relative increase of the negative log likelihood of the text itself: `nll=0.5%`."""
+"""Relative increase of the negative log likelihood of the text itself: `nll=0.5%`. One token's is counted in nats."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from hcompile.errors import UsageError
 from hcompile.policy.batches import Batch
 from hcompile.policy.interface import Interface
-from hcompile.policy.metrics.base import DocumentScore, Metric, check_finite, chunks, output_rows, row_valid
+from hcompile.policy.metrics.base import TokenMetric, check_finite, chunks, output_rows, row_valid
+from hcompile.policy.metrics.score import DocumentScore
 from hcompile.site import Site
 
 
-class NLL(Metric):
+class NLL(TokenMetric):
     """(NLL hybrid - NLL dense) / NLL dense, the sums over all documents. Negative where the hybrid fits better."""
 
-    name: ClassVar[str] = "nll"
-    unit: ClassVar[str] = "of the dense NLL"
-    needs_logits: ClassVar[bool] = True
+    name = "nll"
+    unit = "of the dense NLL"
+    value_unit = "nats"
+    needs_logits = True
 
     def check(self, interface: Interface, sites: Sequence[Site]) -> None:
         super().check(interface, sites)
@@ -33,28 +34,49 @@ class NLL(Metric):
         batch: Batch,
         interface: Interface,
     ) -> list[DocumentScore]:
+        return [
+            DocumentScore(float(after.sum() - before.sum()), float(before.sum()), len(before))
+            for before, after in self._losses(dense, hybrid, batch, interface)
+        ]
+
+    def values(
+        self,
+        dense: Sequence[torch.Tensor],
+        hybrid: Sequence[torch.Tensor],
+        batch: Batch,
+        interface: Interface,
+    ) -> list[torch.Tensor]:
+        """Return what each token of the text became less likely by, in nats."""
+        return [after - before for before, after in self._losses(dense, hybrid, batch, interface)]
+
+    def _losses(
+        self,
+        dense: Sequence[torch.Tensor],
+        hybrid: Sequence[torch.Tensor],
+        batch: Batch,
+        interface: Interface,
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield the dense and the hybrid model's loss of each token but the first, float64 in nats, row by row."""
         expected = output_rows(dense, interface, self.name)
         found = output_rows(hybrid, interface, self.name)
         if batch.tokens is None or batch.tokens.shape != expected.shape[:2]:
             raise UsageError(
                 f"metric nll needs logits of every token, the model's output is {list(expected.shape)}"
             )
-        scores = []
         for row, document in enumerate(batch.documents):
             valid = row_valid(expected, batch, row)
             text = batch.tokens[row].to(valid.device)[valid][1:]
             before = _nll(expected[row, valid][:-1], text)
             after = _nll(found[row, valid][:-1], text)
-            check_finite(before, "dense", document.name)
-            check_finite(after, "hybrid", document.name)
-            scores.append(DocumentScore(after - before, before, len(text)))
-        return scores
+            check_finite(float(before.sum()), "dense", document.name)
+            check_finite(float(after.sum()), "hybrid", document.name)
+            yield before, after
 
 
-def _nll(logits: torch.Tensor, text: torch.Tensor) -> float:
-    """Return the sum in nats; logits `[S, V]`, text int64 `[S]`."""
-    total = 0.0
+def _nll(logits: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    """Return nats, float64 `[S]`; logits `[S, V]`, text int64 `[S]`."""
+    parts = [torch.zeros(0, dtype=torch.float64, device=logits.device)]
     for part in chunks(logits):
-        picked = logits[part].double().log_softmax(-1).gather(1, text[part, None])
-        total -= float(picked.sum())
-    return total
+        log_p = logits[part].double().log_softmax(-1)
+        parts.append(-log_p.gather(1, text[part, None])[:, 0])
+    return torch.cat(parts)

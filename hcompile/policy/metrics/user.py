@@ -9,14 +9,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
 from hcompile.errors import UsageError
 from hcompile.policy.batches import Batch
 from hcompile.policy.interface import Interface
-from hcompile.policy.metrics.base import DocumentScore, Metric, check_finite
+from hcompile.policy.metrics.base import Metric, check_finite
+from hcompile.policy.metrics.score import DocumentScore
 from hcompile.policy.sources import load_function
 from hcompile.values import sha256_json
 
@@ -24,9 +25,9 @@ from hcompile.values import sha256_json
 class UserMetric(Metric):
     """See the module's docstring."""
 
-    name: ClassVar[str] = "user"
-    unit: ClassVar[str] = "a document"
-    needs_logits: ClassVar[bool] = False
+    name = "user"
+    unit = "a document"
+    needs_logits = False
 
     def __init__(self, path: str) -> None:
         """Raises: UsageError when there is no such function."""

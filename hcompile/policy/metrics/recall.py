@@ -1,0 +1,98 @@
+"""Planted pairs that the dense model recalls and the hybrid does not: `recall=0.98` allows 2 % of them.
+
+The metric brings its own documents: those it is given, with pairs planted at an eighth to three quarters of their
+length (`planting`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from hcompile.errors import UsageError
+from hcompile.policy.batches import Batch
+from hcompile.policy.documents import Document
+from hcompile.policy.interface import Interface
+from hcompile.policy.metrics.base import Metric, allowed_below, likeliest, output_rows, row_valid
+from hcompile.policy.metrics.planting import plant
+from hcompile.policy.metrics.score import DocumentScore
+from hcompile.policy.share import Share
+from hcompile.policy.text import Encoder
+from hcompile.site import Site
+
+
+class Recall(Metric):
+    """See the module's docstring. A pair is recalled where every token of its value is the likeliest one."""
+
+    name = "recall"
+    unit = "lost of the pairs recalled"
+    needs_logits = True
+    statistic = Share("planted pairs that the dense model recalls")
+
+    def limit(self, written: float) -> float:
+        """Raises: UsageError when the least share is above 1."""
+        return allowed_below("recall", written, "share of pairs recalled", 0.98)
+
+    def check(self, interface: Interface, sites: Sequence[Site]) -> None:
+        super().check(interface, sites)
+        if interface.tokens is None or not all(site.causal for site in sites):
+            raise UsageError("metric recall needs a causal model of tokens: use kl=0.003")
+
+    def documents(
+        self, documents: Sequence[Document], interface: Interface, encode: Encoder | None, seed: int
+    ) -> Sequence[Document]:
+        if encode is None or interface.tokens is None:
+            raise UsageError("metric recall plants text, and the model takes none: use kl=0.003")
+        name = interface.inputs[interface.tokens].name
+        mask = None if interface.mask is None else interface.inputs[interface.mask].name
+        found = [_planted(document, name, mask, encode, seed) for document in documents]
+        if not any(document.asked for document in found):
+            longest = max((interface.length_of(document.tensors) or 0 for document in documents), default=0)
+            raise UsageError(
+                f"metric recall: documents of {longest} tokens have no room for planted pairs: choose a longer length"
+            )
+        return found
+
+    def score(
+        self,
+        dense: Sequence[torch.Tensor],
+        hybrid: Sequence[torch.Tensor],
+        batch: Batch,
+        interface: Interface,
+    ) -> list[DocumentScore]:
+        expected = output_rows(dense, interface, self.name)
+        found = output_rows(hybrid, interface, self.name)
+        if batch.tokens is None or batch.tokens.shape != expected.shape[:2]:
+            raise UsageError(
+                f"metric recall needs logits of every token, the model's output is {list(expected.shape)}"
+            )
+        scores = []
+        for row, document in enumerate(batch.documents):
+            valid = row_valid(expected, batch, row)
+            text = batch.tokens[row].to(valid.device)[valid][1:]
+            right = [
+                (likeliest(outputs[row, valid], kind, document.name)[:-1] == text).tolist()
+                for outputs, kind in ((expected, "dense"), (found, "hybrid"))
+            ]
+            # A padded row has lost its end, and the pairs there.
+            spans = [slice(start - 1, stop - 1) for start, stop in document.asked if stop <= len(text) + 1]
+            known = [span for span in spans if all(right[0][span])]
+            lost = sum(not all(right[1][span]) for span in known)
+            tokens = sum(span.stop - span.start for span in known)
+            scores.append(DocumentScore(float(lost), float(len(known)), tokens))
+        return scores
+
+
+def _planted(document: Document, name: str, mask: str | None, encode: Encoder, seed: int) -> Document:
+    """Return a document with pairs among its valid tokens, which depend on its content and the seed alone."""
+    ids = document.tensors[name]
+    places = torch.arange(len(ids))
+    if mask is not None and mask in document.tensors:
+        places = places[document.tensors[mask] != 0]
+    planted, asked = plant(ids[places].tolist(), encode, random.Random(f"{seed}/{document.digest}"))
+    new = ids.clone()
+    new[places] = torch.tensor(planted, dtype=ids.dtype)
+    return replace(document, tensors={**document.tensors, name: new}, asked=asked)
