@@ -91,7 +91,11 @@ def _pinned(distribution: str, module: str | None) -> Check:
     """Check the installed version against the project's own requirement, before the module is imported."""
     from packaging.requirements import Requirement
 
-    wanted = next(need for need in map(Requirement, requires("hcompile") or ()) if need.name == distribution)
+    try:
+        needs = map(Requirement, requires("hcompile") or ())
+    except PackageNotFoundError:  # It runs from a checkout.
+        return Check(distribution, "fail", "not checked: hcompile itself is not installed", "pip install .")
+    wanted = next(need for need in needs if need.name == distribution)
     advice = f"pip install '{wanted}'"
     try:
         found = version(distribution)

@@ -22,6 +22,16 @@ def test_machine_that_runs_the_tests_is_healthy() -> None:
     assert (result.exit_code, report["healthy"]) == (0, True)
 
 
+def test_a_checkout_that_is_not_installed_is_an_environment_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> list[str]:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor, "requires", missing)
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 5
+    assert "not checked: hcompile itself is not installed" in result.stdout and "pip install ." in result.stdout
+
+
 def test_missing_compiler_is_an_environment_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     result = CliRunner().invoke(main, ["doctor"])
