@@ -42,7 +42,7 @@ def print_certificate(certificate: Mapping[str, Any]) -> None:
         verdict = "holds" if claim["holds"] else "does NOT hold"
         click.echo(
             f"{claim['metric']} {claim['estimate']:.3g} {claim['unit']}, "
-            f"at most {claim['bound']:.3g} with {claim['confidence']:.0%} confidence: "
+            f"at most {claim['bound']:.3g} with {100 * claim['confidence']:g}% confidence: "
             f"the budget of {claim['limit']:.3g} {verdict}"
         )
     tokens = max(claim["tokens"] for claim in claims)

@@ -33,6 +33,7 @@ def certify_lowered(
     domain: str,
     dtype: str,
     device: str,
+    confidence: float,
     seed: int,
     progress: Progress,
 ) -> Certificate:
@@ -56,6 +57,7 @@ def certify_lowered(
         dtype=dtype,
         device=device,
         plan_sha256=program.plan.digest,
+        confidence=confidence,
         seed=seed,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,8 +82,12 @@ def read_splits(request: OptimizeRequest, model: ImportedModel, interface: Inter
     )
 
 
-def choose(job: Job, kernels: PlanKernels, memory: Memory, progress: Progress) -> Choice:
-    """Take the user's plan, or let the policy choose one for documents of `job.length` tokens."""
+def choose(job: Job, share: float, kernels: PlanKernels, memory: Memory, progress: Progress) -> Choice:
+    """Take the user's plan, or let the policy choose one for documents of `job.length` tokens.
+
+    Args:
+        share: of each budget, within which to choose.
+    """
     request, program, length = job.request, job.program, job.length
     if job.plan is not None:
         return Choice(job.plan, True, None)
@@ -105,7 +109,7 @@ def choose(job: Job, kernels: PlanKernels, memory: Memory, progress: Progress) -
         models,
         units_of(program.sites, length, granularity=request.granularity, keep_layers=request.keep_layers),
         job.splits,
-        job.goals,
+        [replace(goal, limit=goal.limit * share) for goal in job.goals],
         lambda site, pattern: kernels.head_us(site, pattern, length),
         effort=Effort(time_limit_s=request.time_limit_s),
         memory=memory,

@@ -12,6 +12,7 @@ from hcompile.artifact.write import write_artifact
 from hcompile.errors import EnvironmentFault
 from hcompile.frontend.load import ImportedModel
 from hcompile.passes.select import select
+from hcompile.pipeline.attempts import ATTEMPTS, GIVEN
 from hcompile.pipeline.certifying import certify_lowered, text_encoder
 from hcompile.pipeline.choosing import Choice, choose
 from hcompile.pipeline.crossover import measure_crossover
@@ -72,20 +73,25 @@ def optimize(
         kernels = PlanKernels(job.program, job.lengths, request.backend, tuner)
         with stages("tune"):
             kernels.tune(progress)
-        with stages("choose"):
-            choice = choose(job, kernels, memory, progress)
-        if request.dry_run:
-            _write_plan(request.target, choice.plan)
-            return _report(job, choice, "plan", stages, tuner.measured)
-        compiled = None
         certificate = None
-        if choice.holds:
+        for attempt in ATTEMPTS if job.plan is None and job.held_out else GIVEN:
+            with stages("choose"):
+                choice = choose(job, attempt.share, kernels, memory, progress)
+            if request.dry_run:
+                _write_plan(request.target, choice.plan)
+                return _report(job, choice, "plan", stages, tuner.measured)
+            compiled = None
+            if not choice.holds:
+                break
             with stages("compile"):
                 progress("compile", 0, None)
                 tables, nodes = kernels.tables(choice.plan), kernels.node_times(choice.plan, job.length)
                 compiled = _lower(job, choice.plan, tables, nodes)
             with stages("certify"):
-                certificate = _certify(job, compiled, memory, progress)
+                certificate = _certify(job, compiled, attempt.confidence, memory, progress)
+            if certificate is None or certificate.holds:
+                break
+            job = replace(job, warnings=(*job.warnings, _failed(certificate)))
         measured = tuner.measured
         if compiled is None or (certificate is not None and not certificate.holds):
             outcome, crossover = "dense", Crossover()
@@ -111,7 +117,15 @@ def _lower(
     return _Compiled(program, lowered, tables, nodes)
 
 
-def _certify(job: Job, compiled: _Compiled, memory: StoredMemory, progress: Progress) -> Certificate | None:
+def _failed(certificate: Certificate) -> str:
+    claims = (claim for claim in certificate.claims if not claim.holds)
+    told = ", ".join(f"{claim.metric} {claim.estimate:.3g}, at most {claim.bound:.3g}" for claim in claims)
+    return f"a plan was not certified on fresh documents ({told}); a more careful one is tried once"
+
+
+def _certify(
+    job: Job, compiled: _Compiled, confidence: float, memory: StoredMemory, progress: Progress
+) -> Certificate | None:
     """Certify the lowered module on documents that nothing has seen; the same module is certified once."""
     if job.splits is None or not job.held_out:
         return None
@@ -123,6 +137,7 @@ def _certify(job: Job, compiled: _Compiled, memory: StoredMemory, progress: Prog
         "data": data_digest(job.splits.certify),
         "domain": job.splits.domain,
         "units": [document.unit for document in job.splits.certify],
+        "confidence": confidence,
         "seed": job.request.seed,
     }
     known = memory.recall("pipeline.certificate", key)
@@ -138,6 +153,7 @@ def _certify(job: Job, compiled: _Compiled, memory: StoredMemory, progress: Prog
         domain=job.splits.domain,
         dtype=job.dtype,
         device=job.device.model,
+        confidence=confidence,
         seed=job.request.seed,
         progress=progress,
     )

@@ -15,6 +15,7 @@ from hcompile.pipeline.request import as_budgets
 from hcompile.pipeline.tuning import check_lengths
 from hcompile.policy.calibration import gather
 from hcompile.policy.certificate import LEAST_TO_CERTIFY, Certificate
+from hcompile.policy.certify import CONFIDENCE
 from hcompile.policy.goal import Goal, goals_of
 from hcompile.policy.interface import Interface
 from hcompile.policy.sources import read_source
@@ -98,6 +99,7 @@ def verify(request: VerifyRequest, progress: Progress = quiet) -> VerifyReport:
         domain=request.data,
         dtype=opened.manifest.dtype,
         device=opened.device.model,
+        confidence=CONFIDENCE,
         seed=request.seed,
         progress=progress,
     )

@@ -12,7 +12,7 @@ from hcompile.policy.metrics.score import DocumentScore
 from hcompile.policy.statistics import by_origin
 
 CONFIDENCE = 0.95
-"""Of each claim's bound, and of the verdict over all of them (docs/adr/0010)."""
+"""Of each claim's bound, and of the verdict over all of them (docs/adr/0010), where there is one try."""
 
 
 def certify(
@@ -24,12 +24,14 @@ def certify(
     dtype: str,
     device: str,
     plan_sha256: str,
+    confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> Certificate:
     """Compare the lowered model with the dense one on the certify split, once for all budgets.
 
     Args:
         comparison: the two models as they will run, and the metrics of `goals`.
+        confidence: of each claim's bound.
 
     Raises:
         UsageError: an output is not finite.
@@ -51,8 +53,8 @@ def certify(
                 unit=goal.metric.unit,
                 limit=goal.limit,
                 estimate=goal.metric.statistic.estimate(found),
-                bound=goal.metric.statistic.bound(by_origin(documents, found), CONFIDENCE, seed),
-                confidence=CONFIDENCE,
+                bound=goal.metric.statistic.bound(by_origin(documents, found), confidence, seed),
+                confidence=confidence,
                 tokens=sum(score.tokens for score in found),
             )
             for goal, found in zip(goals, scores, strict=True)

@@ -19,6 +19,7 @@ from hcompile.artifact.load import open_artifact
 from hcompile.errors import UsageError
 from hcompile.frontend.load import ImportedModel
 from hcompile.patterns import Dense, Local
+from hcompile.pipeline.attempts import Attempt
 from hcompile.pipeline.optimize import optimize
 from hcompile.pipeline.report import OptimizeReport
 from hcompile.pipeline.request import OptimizeRequest
@@ -153,6 +154,26 @@ def test_no_budget_gives_the_dense_model(
     ids = torch.randint(256, (1, LENGTH), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         torch.testing.assert_close(hcompile.load(report.output)(ids=ids), reader(ids))
+
+
+def test_a_plan_that_is_not_certified_is_followed_by_one_more_careful(
+    first: OptimizeReport, request_of: OptimizeRequest, model: ImportedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The first plan may lose a thousand times what it is held to, and so as much as under the largest budget.
+    tries = (Attempt(1000.0, 0.955), Attempt(0.6, 0.995))
+    monkeypatch.setattr("hcompile.pipeline.optimize.ATTEMPTS", tries)
+    assert first.certificate is not None
+    limit = first.certificate["claims"][0]["estimate"] / 2
+    budget = f"kl={limit:.3g}"
+    report = optimize(replace(request_of, budget=budget), model=model)
+    assert report.outcome == "hybrid" and report.certificate is not None and report.certificate["holds"]
+    (claim,) = report.certificate["claims"]
+    assert claim["confidence"] == 0.995 and claim["limit"] == pytest.approx(limit, rel=0.01)
+    (warning,) = report.warnings
+    assert warning.startswith("a plan was not certified on fresh documents (kl ")
+    monkeypatch.setattr("hcompile.pipeline.optimize.ATTEMPTS", tries[:1])
+    dense = optimize(replace(request_of, budget=budget), model=model)
+    assert dense.outcome == "dense" and dense.certificate is not None and not dense.certificate["holds"]
 
 
 @pytest.mark.usefixtures("first")
