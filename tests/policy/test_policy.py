@@ -97,7 +97,7 @@ def choose(
     ("settings", "metric", "limit"),
     [
         ({}, "kl", 0.05),
-        ({"granularity": "group"}, "kl", 0.05),
+        pytest.param({"granularity": "group"}, "kl", 0.05, marks=pytest.mark.slow),
         ({"keep_layers": (0,)}, "nll", 0.01),
         ({}, "top1", 0.2),
     ],

@@ -27,7 +27,7 @@ def rows() -> list[SweepReport]:
 @pytest.fixture(scope="module")
 def gpu_rows() -> list[SweepReport]:
     """Return the table of a GPU's sweeps, in which a search begins as one on the device does."""
-    return report([as_a_search_begins(sweep) for sweep in GPU_SWEEPS], near=NEAR_ON_GPU)
+    return report([as_a_search_begins(sweep) for sweep in GPU_SWEEPS], SEEDS, near=NEAR_ON_GPU)
 
 
 needs_gpu_sweeps = pytest.mark.skipif(not GPU_SWEEPS, reason="no sweep of a GPU is recorded")
