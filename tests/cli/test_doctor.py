@@ -29,7 +29,9 @@ def test_a_checkout_that_is_not_installed_is_an_environment_fault(monkeypatch: p
     monkeypatch.setattr(doctor, "requires", missing)
     result = CliRunner().invoke(main, ["doctor"])
     assert result.exit_code == 5
-    assert "not checked: hcompile itself is not installed" in result.stdout and "pip install ." in result.stdout
+    assert (
+        "not checked: hcompile itself is not installed" in result.stdout and "pip install ." in result.stdout
+    )
 
 
 def test_missing_compiler_is_an_environment_fault(monkeypatch: pytest.MonkeyPatch) -> None:
