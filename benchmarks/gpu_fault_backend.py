@@ -132,13 +132,14 @@ class GpuFaults(Backend):
         causal: bool = True,
     ) -> Path:
         assert folder is not None
-        path = folder / f"{self.template}-{schedule['fault']}-{schedule['number']}.json"
+        values = "-".join(f"{value}" for _, value in schedule.values)
+        path = folder / f"{self.template}-{values}.json"
         path.write_text(json.dumps(dict(schedule.values)))
         return path
 
     def load(self, path: Path) -> Kernel:
         values = json.loads(path.read_text())
-        fault, number = values["fault"], values["number"]
+        fault, number = values["fault"], values.get("number", 0)
         own = fault == RIGHT and number < RIGHT_ONES // 2 and self.device_type == "cuda"
         right = get_backend("cuda").load(own_kernel()) if own else attention_reference
         longest_check = max(CHECK_LENGTHS[self.device_type])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import time
 from collections.abc import Mapping
@@ -11,34 +10,34 @@ from typing import Any, cast
 
 import torch
 
-from hcompile.codegen.backend import Backend
+from benchmarks import gpu_fault_backend as gpu
 from hcompile.codegen.competing import Competing
 from hcompile.operator import Kernel
-from hcompile.reference import attention_reference
 from hcompile.schedules import Axis, Schedule, Space
-from hcompile.tuning_db.key import Device, RecordKey
-from hcompile.values import sha256_text
+from hcompile.tuning_db.key import Device
 from hcompile.workload import Workload
 
-RIGHT, HANG, SEGFAULT, WRONG, NAN, MEMORY, BUILD_ERROR, BUILD_HANG, UNWRITTEN, OVERWRITES, LATE_SEGFAULT = (
-    range(11)
+RIGHT, HANG, SEGFAULT, LATE_SEGFAULT = gpu.RIGHT, gpu.HANG, gpu.SEGFAULT, gpu.LATE_ILLEGAL
+WRONG, NAN, UNWRITTEN, MEMORY = gpu.WRONG, gpu.NAN, gpu.UNWRITTEN, gpu.MEMORY
+BUILD_ERROR, BUILD_HANG, BUILD_LAGS, OVERWRITES = range(100, 104)
+"""Right but for building them, which fails, never ends, or takes three seconds; and right but for what it writes to."""
+
+ALL_KINDS = (
+    *(RIGHT, HANG, SEGFAULT, LATE_SEGFAULT, WRONG, NAN, UNWRITTEN, MEMORY),
+    *(BUILD_ERROR, BUILD_HANG, OVERWRITES),
 )
-BUILD_LAGS = 11
-"""Right, once it is built: that takes three seconds."""
-
-_CHECK_TOKENS = 256  # The checks' inputs are shorter than this, the timed ones longer.
 
 
-class FaultBackend(Backend):
-    """Builds nothing: the artifact is the schedule's own values.
+class FaultBackend(gpu.GpuFaults):
+    """The faults of a benchmark for GPUs on a CPU, and more.
 
     The space is every fault once, and right kernels that take `delay` milliseconds longer than the first.
     """
 
-    name = "faults"
     template = "fault"
 
-    def __init__(self, kinds: tuple[int, ...] = tuple(range(11)), delays: tuple[int, ...] = (0, 200)) -> None:
+    def __init__(self, kinds: tuple[int, ...] = ALL_KINDS, delays: tuple[int, ...] = (0, 200)) -> None:
+        super().__init__("cpu")
         self._axes = (Axis("delay", delays, "ms"), Axis("fault", kinds, "what goes wrong"))
 
     def space(self, workload: Workload) -> Space:
@@ -46,64 +45,24 @@ class FaultBackend(Backend):
         least = self._axes[0].choices[0]
         return Space(self.template, self._axes, lambda v: v["fault"] == RIGHT or v["delay"] == least, start)
 
-    def supports(self, dtype: str, head_dim: int) -> bool:
-        return True
-
     def safe_schedule(self, dtype: str, head_dim: int) -> Schedule:
         return Schedule.of(self.template, {"fault": RIGHT, "delay": 0})
 
-    def kernel_source_hash(self) -> str:
-        return sha256_text(Path(__file__).read_text())
-
-    def device(self) -> Device:
-        return Device("cpu", "test", "none", cores=2, threads=2, memory_class="1GiB")
-
-    def record_key(self, workload: Workload) -> RecordKey:
-        versions = (("faults", "1"),)
-        source = self.kernel_source_hash()
-        return RecordKey(self.device(), versions, self.name, self.template, source, workload)
-
     def build(
-        self,
-        schedule: Schedule,
-        dtype: str,
-        head_dim: int,
-        folder: Path | None = None,
-        *,
-        group: int = 1,
-        causal: bool = True,
+        self, schedule: Schedule, dtype: str, head_dim: int, folder: Path | None = None, **calls: Any
     ) -> Path:
         if schedule["fault"] == BUILD_ERROR:
             raise RuntimeError("the compiler says no")
-        if schedule["fault"] == BUILD_HANG:
-            time.sleep(600)
-        if schedule["fault"] == BUILD_LAGS:
-            time.sleep(3)
-        assert folder is not None
-        path = folder / f"{self.template}-{schedule['fault']}-{schedule['delay']}.json"
-        path.write_text(json.dumps(dict(schedule.values)))
-        return path
+        time.sleep({BUILD_HANG: 600, BUILD_LAGS: 3}.get(schedule["fault"], 0))
+        return super().build(schedule, dtype, head_dim, folder, **calls)
 
     def load(self, path: Path) -> Kernel:
-        values = json.loads(path.read_text())
-        fault, delay_s = values["fault"], values["delay"] / 1000
+        values, faulty = json.loads(path.read_text()), super().load(path)
 
         def kernel(q: torch.Tensor, *rest: Any) -> torch.Tensor:
-            time.sleep(600 if fault == HANG else delay_s)
-            if fault == SEGFAULT or (fault == LATE_SEGFAULT and q.shape[2] > _CHECK_TOKENS):
-                ctypes.string_at(0)
-            if fault == MEMORY:
-                torch.empty(1 << 40, dtype=torch.uint8)
-            out = attention_reference(q, *rest)
-            if fault == WRONG:
-                return out * 1.01
-            if fault == NAN:
-                out[0, 0, 0, 0] = float("nan")
-            if fault == UNWRITTEN:
-                fresh = torch.empty_like(out)
-                fresh[:, :, :-1] = out[:, :, :-1]
-                return fresh
-            if fault == OVERWRITES:
+            time.sleep(values["delay"] / 1000)
+            out = faulty(q, *rest)
+            if values["fault"] == OVERWRITES:
                 q.zero_()
             return out
 
@@ -134,7 +93,6 @@ class Rival(FaultBackend):
 class Ahead(FaultBackend):
     """Passes for a GPU's, which compiles ahead, though its kernels run here."""
 
-    name = "ahead"
     template = "ahead_fault"
     compiles_ahead = True
 

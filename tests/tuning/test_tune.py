@@ -214,7 +214,7 @@ RIVALS = "tests.tuning.fault_backends:rivals"
 def test_code_generators_compete_and_each_keeps_its_own_records(db: TuningDB) -> None:
     with Tuner(RIVALS, db, OPTIONS) as tuner:
         best = tuner.tune(WORKLOAD)
-        assert (best.key.backend, json.loads(best.schedule)["template"]) == ("faults", "fault")
+        assert (best.key.backend, json.loads(best.schedule)["template"]) == ("faults_cpu", "fault")
         assert tuner.measured == SIZE + 1
         assert {record.key.template for record in db.records()} == {"fault", "slow_fault"}
         tuner.tune(WORKLOAD)
