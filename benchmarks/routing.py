@@ -23,16 +23,18 @@ from benchmarks.quality import divergence, logits_of
 from examples.corpus import spread, standard_library
 from hcompile.errors import UsageError
 from hcompile.frontend.load import load_model
+from hcompile.lists import lists_of
 from hcompile.operator import Kernel, bind
 from hcompile.passes.lower import lower, lower_dense
 from hcompile.passes.place import place
 from hcompile.passes.select import select
 from hcompile.patterns import Dense
+from hcompile.patterns.blocks import LIST_BLOCK
 from hcompile.plan import Plan
 from hcompile.policy.interface import Interface
 from hcompile.program import Program
-from hcompile.reference import LIST_BLOCK, attention_reference
-from hcompile.routing import block_shares, choose_blocks, lists_of
+from hcompile.reference import attention_reference
+from hcompile.routing import block_shares, choose_blocks
 from hcompile.runtime.inductor import CompiledGraph
 
 Tally = Callable[[float], None]
@@ -51,7 +53,7 @@ def routed_kernel(routed: Tensor, share: float, every: int, tally: Tally) -> Ker
         q_offset: int,
         scale: float,
         causal: bool,
-        block_ptr: Tensor | None = None,
+        block_count: Tensor | None = None,
         block_index: Tensor | None = None,
     ) -> Tensor:
         shares = block_shares(q, k, key_mask, q_offset, scale, causal, every_key=every)
@@ -60,7 +62,7 @@ def routed_kernel(routed: Tensor, share: float, every: int, tally: Tally) -> Ker
         hidden = own * (LIST_BLOCK * (LIST_BLOCK - 1) // 2)
         tally(float(chosen[:, routed].sum() * LIST_BLOCK**2 - hidden) / len(q))
         params = torch.where(routed[:, None], 0, head_params)
-        lists = lists_of(chosen, routed)
+        lists = lists_of(chosen[:, routed])
         return attention_reference(q, k, v, key_mask, params, q_offset, scale, causal, *lists)
 
     return kernel

@@ -1,15 +1,14 @@
 """The attention operator of the house, `torch.ops.hcompile.attention`, for prefill and decode, CPU and GPU.
 
-    attention(q, k, v, key_mask, head_params, block_ptr, block_index, q_offset, scale, causal, binding) -> out
+    attention(q, k, v, key_mask, head_params, block_count, block_index, q_offset, scale, causal, binding) -> out
 
     q            [B, Hq, Sq, D], any strides with D contiguous (memory is mostly [B, S, H, D])
     k, v         [B, Hkv, Sk, D], Hkv divides Hq; query head h reads KV head h // (Hq // Hkv)
     key_mask     bool [B, Sk], True for valid keys, or None
     head_params  int32 [Hq, 2]: (window, sinks) of each query head
-    block_ptr    int32 [B * Hq * ceil(Sq / 128) + 1], where in block_index the list of each 128 queries begins; None
-                 where no head reads lists. A head with the window 0 sees what its lists name
-    block_index  int32 [entries], 4 * (block of 64 keys), + 1 where the first 64 of the queries see it, + 2 where the
-                 last 64 do; an entry a block at most
+    block_count  int32 [B, R, ceil(Sq / 128)] and int32 [B, R, ceil(Sq / 128), C], the lists of the R heads with the
+    block_index  window 0, see `hcompile.lists`. None for both lets the kernel choose them (`hcompile.routing`): sinks
+                 is then the share of its attention that such a head reads, in thousandths
     q_offset     absolute position of the first query
     binding      key into the table of bound kernels; "" computes the reference
     out          [B, Hq, Sq, D] in the dtype of q, memory [B, Sq, Hq, D]
@@ -29,10 +28,12 @@ from typing import Any, Protocol
 import torch
 
 from hcompile.errors import KernelError
-from hcompile.reference import LIST_QUERIES, attention_reference
+from hcompile.patterns.blocks import LIST_QUERIES
+from hcompile.reference import attention_reference
+from hcompile.routing import route
 
 SCHEMA = (
-    "(Tensor q, Tensor k, Tensor v, Tensor? key_mask, Tensor head_params, Tensor? block_ptr, "
+    "(Tensor q, Tensor k, Tensor v, Tensor? key_mask, Tensor head_params, Tensor? block_count, "
     "Tensor? block_index, SymInt q_offset, float scale, bool causal, str binding) -> Tensor"
 )
 _GRADIENT_ROWS = 1024
@@ -40,6 +41,12 @@ _GRADIENT_ROWS = 1024
 _library = torch.library.Library("hcompile", "DEF")
 for _name in ("attention", "bound_attention"):
     _library.define(_name + SCHEMA, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order))
+# An operator of its own, so that a traced gradient does not look at what the parameters hold.
+_library.define(
+    "attention_gradient(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? key_mask, Tensor head_params, "
+    "Tensor? block_count, Tensor? block_index, SymInt q_offset, float scale, bool causal) -> (Tensor, Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order),
+)
 
 
 class Kernel(Protocol):
@@ -55,7 +62,7 @@ class Kernel(Protocol):
         q_offset: int,
         scale: float,
         causal: bool,
-        block_ptr: torch.Tensor | None = None,
+        block_count: torch.Tensor | None = None,
         block_index: torch.Tensor | None = None,
     ) -> torch.Tensor: ...
 
@@ -68,9 +75,9 @@ def empty_output(q: torch.Tensor) -> torch.Tensor:
     )
 
 
-def refuse_lists(block_ptr: torch.Tensor | None) -> None:
+def refuse_lists(block_count: torch.Tensor | None) -> None:
     """Raise KernelError where a call has lists: for kernels that read none."""
-    if block_ptr is not None:
+    if block_count is not None:
         raise KernelError("attention: this kernel reads no lists of key blocks: leave the node unbound")
 
 
@@ -97,7 +104,7 @@ def _attention(
     v: torch.Tensor,
     key_mask: torch.Tensor | None,
     head_params: torch.Tensor,
-    block_ptr: torch.Tensor | None,
+    block_count: torch.Tensor | None,
     block_index: torch.Tensor | None,
     q_offset: int,
     scale: float,
@@ -109,9 +116,9 @@ def _attention(
         raise KernelError(
             f"no kernel is bound as {binding!r} in this process: load the artifact with hcompile.load"
         )
-    if block_ptr is None:
+    if block_count is None:
         return kernel(q, k, v, key_mask, head_params, q_offset, scale, causal)
-    return kernel(q, k, v, key_mask, head_params, q_offset, scale, causal, block_ptr, block_index)
+    return kernel(q, k, v, key_mask, head_params, q_offset, scale, causal, block_count, block_index)
 
 
 def _attention_fake(
@@ -120,7 +127,7 @@ def _attention_fake(
     v: torch.Tensor,
     key_mask: torch.Tensor | None,
     head_params: torch.Tensor,
-    block_ptr: torch.Tensor | None,
+    block_count: torch.Tensor | None,
     block_index: torch.Tensor | None,
     q_offset: int,
     scale: float,
@@ -128,7 +135,7 @@ def _attention_fake(
     binding: str,
 ) -> torch.Tensor:
     _check_arguments(q, k, v, key_mask, head_params)
-    _check_lists(q, block_ptr, block_index)
+    _check_lists(q, block_count, block_index)
     return empty_output(q)
 
 
@@ -170,33 +177,58 @@ def _check_arguments(
         )
 
 
-def _check_lists(q: torch.Tensor, block_ptr: torch.Tensor | None, block_index: torch.Tensor | None) -> None:
-    if block_ptr is None or block_index is None:
+def _check_lists(q: torch.Tensor, block_count: torch.Tensor | None, block_index: torch.Tensor | None) -> None:
+    if block_count is None or block_index is None:
         torch._check(
-            block_ptr is block_index, lambda: "attention: give both of block_ptr and block_index, or none"
+            block_count is block_index, lambda: "attention: give both of block_count and block_index, or none"
         )
         return
     torch._check(
-        block_ptr.dtype == block_index.dtype == torch.int32,
-        lambda: f"attention: block_ptr, block_index are {block_ptr.dtype}, {block_index.dtype}: wanted int32",
+        block_count.dtype == block_index.dtype == torch.int32,
+        lambda: (
+            f"attention: block_count, block_index are {block_count.dtype}, {block_index.dtype}: wanted int32"
+        ),
     )
-    lists = q.shape[0] * q.shape[1] * ((q.shape[2] + LIST_QUERIES - 1) // LIST_QUERIES)
+    lists = (q.shape[0], (q.shape[2] + LIST_QUERIES - 1) // LIST_QUERIES)
     torch._check(
-        block_ptr.dim() == block_index.dim() == 1 and block_ptr.shape[0] == lists + 1,
-        lambda: f"attention: block_ptr is {tuple(block_ptr.shape)}, wanted [{lists + 1}]",
+        block_count.dim() == 3
+        and (block_count.shape[0], block_count.shape[2]) == lists
+        and block_index.dim() == 4
+        and block_index.shape[:3] == block_count.shape,
+        lambda: (
+            f"attention: block_count {tuple(block_count.shape)} and block_index {tuple(block_index.shape)}, wanted "
+            f"[{lists[0]}, R, {lists[1]}] and the same with entries"
+        ),
     )
 
 
 def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-    q, k, v, key_mask, head_params, block_ptr, block_index, q_offset, scale, causal, _ = inputs
-    ctx.save_for_backward(q, k, v, key_mask, head_params, block_ptr, block_index)
+    q, k, v, key_mask, head_params, block_count, block_index, q_offset, scale, causal, _ = inputs
+    ctx.save_for_backward(q, k, v, key_mask, head_params, block_count, block_index)
     ctx.call = (q_offset, scale, causal)
 
 
 def _gradient(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    return *torch.ops.hcompile.attention_gradient(grad, *ctx.saved_tensors, *ctx.call), *(None,) * 8
+
+
+def _attention_gradient(
+    grad: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    key_mask: torch.Tensor | None,
+    head_params: torch.Tensor,
+    block_count: torch.Tensor | None,
+    block_index: torch.Tensor | None,
+    q_offset: int,
+    scale: float,
+    causal: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Recompute the reference in slices of query rows, so that no [Sq, Sk] matrix of a whole head is kept."""
-    q, k, v, key_mask, head_params, block_ptr, block_index = ctx.saved_tensors
-    q_offset, scale, causal = ctx.call
+    if block_count is None or block_index is None:
+        lists = route(q, k, key_mask, head_params, q_offset, scale, causal)
+        block_count, block_index = (None, None) if lists is None else lists
     keys, values = k.detach().requires_grad_(), v.detach().requires_grad_()
     # Slices add up in float32 at least, whatever the dtype of the keys.
     wide = torch.promote_types(k.dtype, torch.float32)
@@ -211,19 +243,29 @@ def _gradient(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
             queries = q[:, :, rows].detach().requires_grad_()
             out = attention_reference(
                 *(queries, keys, values, key_mask, head_params, q_offset + first, scale, causal),
-                *(block_ptr, block_index),
+                *(block_count, block_index),
                 first_row=first,
             )
         slice_q, slice_k, slice_v = torch.autograd.grad(out, (queries, keys, values), grad[:, :, rows])
         grad_q[:, :, rows] = slice_q
         grad_k += slice_k
         grad_v += slice_v
-    return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype), *(None,) * 8
+    return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype)
 
 
-for _name in ("attention", "bound_attention"):
-    _library.impl(_name, _attention, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"hcompile::{_name}", _attention_fake, lib=_library)
+def _gradient_fake(
+    grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: Any
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+
+
+for _name, _computed, _fake in (
+    ("attention", _attention, _attention_fake),
+    ("bound_attention", _attention, _attention_fake),
+    ("attention_gradient", _attention_gradient, _gradient_fake),
+):
+    _library.impl(_name, _computed, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"hcompile::{_name}", _fake, lib=_library)
 torch.library.register_autograd("hcompile::attention", _gradient, setup_context=_keep_inputs, lib=_library)
 
 attention = torch.ops.hcompile.attention.default

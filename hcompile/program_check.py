@@ -68,7 +68,7 @@ def _check_sites(program: Program) -> None:
             raise ValueError(f"site {site.name} is no attention node")
         call = dict(zip(_ARGUMENTS, node.args, strict=True))
         constants = (
-            *(call["scale"], call["causal"], call["block_ptr"], call["block_index"]),
+            *(call["scale"], call["causal"], call["block_count"], call["block_index"]),
             *(call["q_offset"], call["binding"]),
         )
         # False equals 0, and is no position.

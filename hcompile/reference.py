@@ -4,38 +4,11 @@ from __future__ import annotations
 
 import torch
 
-LIST_BLOCK = 64
-"""Queries, and keys, of a block that a list names. Kernel tiles divide or multiply it: tuning changes no result."""
-LIST_QUERIES = 2 * LIST_BLOCK
-"""Queries that share a list: an entry says which halves of them see its block."""
+from hcompile.lists import listed_blocks
+from hcompile.patterns.blocks import LIST_BLOCK, LIST_WINDOW
+from hcompile.routing import first_valid_key, route
+
 _ROWS_AT_ONCE = 1024
-
-
-def first_valid_key(key_mask: torch.Tensor) -> torch.Tensor:
-    """Return the index of the first valid key of each row of `key_mask` `[B, Sk]`, 0 for a row without one: `[B]`."""
-    return key_mask.to(torch.uint8).argmax(dim=1)
-
-
-def listed_blocks(
-    block_ptr: torch.Tensor, block_index: torch.Tensor, batch: int, heads: int, kv_len: int
-) -> torch.Tensor:
-    """Return which blocks of `LIST_BLOCK` keys are in the list of each block of queries.
-
-    Args:
-        block_ptr, block_index: lists as the operator takes them (`hcompile.operator`).
-
-    Returns:
-        bool `[B, H, query blocks, key blocks]`.
-    """
-    tiles, blocks = (len(block_ptr) - 1) // (batch * heads), -(-kv_len // LIST_BLOCK)
-    counts = block_ptr.diff().long()
-    tile = torch.arange(batch * heads * tiles, device=block_ptr.device).repeat_interleave(counts)
-    entries = block_index[: len(tile)].long()
-    listed = torch.zeros(batch * heads * tiles, 2, blocks, dtype=torch.bool, device=block_ptr.device)
-    for half in range(2):
-        seen = (entries >> half) & 1 != 0
-        listed[tile[seen], half, (entries >> 2)[seen]] = True
-    return listed.view(batch, heads, 2 * tiles, blocks)
 
 
 def visible_pairs(
@@ -72,7 +45,7 @@ def visible_pairs(
     sink = key < start[:, None, None, None] + sinks
     seen = near | sink
     if listed is not None:
-        seen = torch.where(window == 0, listed[..., key // LIST_BLOCK], seen)
+        seen = torch.where(window == LIST_WINDOW, listed[..., key // LIST_BLOCK], seen)
     if causal:
         seen = seen & (key <= position)
     if key_mask is not None:
@@ -89,7 +62,7 @@ def attention_reference(
     q_offset: int,
     scale: float,
     causal: bool,
-    block_ptr: torch.Tensor | None = None,
+    block_count: torch.Tensor | None = None,
     block_index: torch.Tensor | None = None,
     *,
     first_row: int = 0,
@@ -103,7 +76,7 @@ def attention_reference(
         q: `[B, Hq, Sq, D]`. k, v: `[B, Hkv, Sk, D]`, Hq a multiple of Hkv.
         key_mask, head_params, causal: as in `visible_pairs`.
         q_offset: absolute position of the first query.
-        block_ptr, block_index: lists of key blocks as `hcompile.operator` has them; None where no head reads any.
+        block_count, block_index: the lists of the heads that read some (`hcompile.lists`); None to choose them here.
         first_row: which query of those that the lists speak of is the first one here.
 
     Returns:
@@ -115,8 +88,13 @@ def attention_reference(
     keys = k.to(dtype)[:, :, None]
     values = v.to(dtype)[:, :, None]
     blocks = None
-    if block_ptr is not None and block_index is not None:
-        blocks = listed_blocks(block_ptr, block_index, len(q), q_heads, kv_len)
+    if block_count is None or block_index is None:
+        lists = route(q, k, key_mask, head_params, q_offset, scale, causal)
+        first_row = 0
+    else:
+        lists = block_count, block_index
+    if lists is not None:
+        blocks = _of_all_heads(listed_blocks(lists, kv_len), head_params)
     pieces = []
     for first in range(0, q_len, _ROWS_AT_ONCE):
         last = min(q_len, first + _ROWS_AT_ONCE)
@@ -134,3 +112,11 @@ def attention_reference(
     out = torch.cat(pieces, dim=2) if pieces else q.to(dtype)
     # `contiguous()` would keep odd strides in sizes of 1, which the operator's fake output does not have.
     return out.to(q.dtype).transpose(1, 2).clone(memory_format=torch.contiguous_format).transpose(1, 2)
+
+
+def _of_all_heads(listed: torch.Tensor, head_params: torch.Tensor) -> torch.Tensor:
+    """Spread `[B, R, query blocks, key blocks]` of the heads that read lists over all heads."""
+    reads = (head_params[:, 0] == LIST_WINDOW).to(listed.device)
+    spread = listed.new_zeros((listed.shape[0], len(reads), *listed.shape[2:]))
+    spread[:, reads] = listed
+    return spread

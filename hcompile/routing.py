@@ -5,15 +5,51 @@ keys: exact scores of every query with every n-th key, softmax over those, summe
 estimate lost less than pooled keys or antidiagonals (MInference, arXiv:2407.02490; XAttention, arXiv:2503.16428) at as
 many pairs, and a share of the attention less than a fixed number of blocks (docs/adr/0012). The block of the query and
 the first block of valid keys are always read.
+
+A head of the parameters (0, n) is routed for a share of n thousandths.
 """
 
 from __future__ import annotations
 
 import torch
 
-from hcompile.reference import LIST_BLOCK, LIST_QUERIES, first_valid_key
+from hcompile.lists import Lists, lists_of
+from hcompile.patterns.blocks import EVERY_KEY, LIST_BLOCK, LIST_WINDOW, WHOLE
 
 _QUERIES_AT_ONCE = 1024
+
+
+def first_valid_key(key_mask: torch.Tensor) -> torch.Tensor:
+    """Return the index of the first valid key of each row of `key_mask` `[B, Sk]`, 0 for a row without one: `[B]`."""
+    return key_mask.to(torch.uint8).argmax(dim=1)
+
+
+def route(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    key_mask: torch.Tensor | None,
+    head_params: torch.Tensor,
+    q_offset: int,
+    scale: float,
+    causal: bool,
+) -> Lists | None:
+    """Return the lists of the routed heads of a call; None where it has none.
+
+    Args:
+        q, k, key_mask, head_params, q_offset, scale, causal: as in `hcompile.reference.attention_reference`.
+    """
+    rules = [
+        (head, share) for head, (window, share) in enumerate(head_params.tolist()) if window == LIST_WINDOW
+    ]
+    if not rules:
+        return None
+    group, heads = q.shape[1] // k.shape[1], [head for head, _ in rules]
+    keys = [head // group for head in heads]
+    shares = block_shares(q[:, heads], k[:, keys], key_mask, q_offset, scale, causal, every_key=EVERY_KEY)
+    wanted = torch.tensor([share / WHOLE for _, share in rules], dtype=shares.dtype, device=q.device)
+    return lists_of(
+        choose_blocks(shares, wanted[:, None, None], key_mask, q_offset, q.shape[2], k.shape[2], causal)
+    )
 
 
 def block_shares(
@@ -46,29 +82,42 @@ def block_shares(
     (batch, heads, q_len, _), (_, kv_heads, kv_len, _) = q.shape, k.shape
     query_blocks, key_blocks = -(-q_len // LIST_BLOCK), -(-kv_len // LIST_BLOCK)
     sampled = torch.arange(every_key // 2, kv_len, every_key, device=q.device)
-    keys = k[:, :, sampled].to(dtype).repeat_interleave(heads // kv_heads, 1)
+    keys = k[:, :, every_key // 2 :: every_key].to(dtype)
+    if kv_heads != heads:
+        keys = keys.repeat_interleave(heads // kv_heads, 1)
+    a_block = LIST_BLOCK // every_key
     shares = q.new_zeros((batch, heads, query_blocks, key_blocks), dtype=dtype)
     for first in range(0, q_len, _QUERIES_AT_ONCE):
         last = min(q_len, first + _QUERIES_AT_ONCE)
-        positions = torch.arange(first, last, device=q.device) + q_offset
-        seen = torch.ones(1, 1, last - first, len(sampled), dtype=torch.bool, device=q.device)
+        # Whole blocks of keys up to the last one that some query sees.
+        end = min(key_blocks, (last + q_offset - 1) // LIST_BLOCK + 1) if causal else key_blocks
+        seen_keys = sampled[: end * a_block]
+        scores = (q[:, :, first:last].to(dtype) * scale) @ keys[:, :, : end * a_block].transpose(-1, -2)
+        hidden = None
         if causal:
-            seen = seen & (sampled <= positions[:, None])
+            positions = torch.arange(first, last, device=q.device) + q_offset
+            hidden = seen_keys > positions[:, None]
         if key_mask is not None:
-            seen = seen & key_mask[:, None, None, sampled]
-        scores = (q[:, :, first:last].to(dtype) @ keys.transpose(-1, -2)) * scale
-        weights = scores.masked_fill(~seen, float("-inf")).softmax(-1).nan_to_num(0.0)
-        blocks = q.new_zeros((batch, heads, last - first, key_blocks), dtype=dtype)
-        blocks.index_add_(3, sampled // LIST_BLOCK, weights)
-        rows = torch.arange(first, last, device=q.device) // LIST_BLOCK
-        shares.index_add_(2, rows, blocks)
+            invalid = ~key_mask[:, None, None, seen_keys]
+            hidden = invalid if hidden is None else hidden | invalid
+        if hidden is not None:
+            scores = scores.masked_fill_(hidden, float("-inf"))
+        weights = scores.softmax(-1)
+        if hidden is not None:  # A query that sees no sampled key has only NaN.
+            weights = weights.nan_to_num_(0.0)
+        weights = torch.nn.functional.pad(
+            weights, (0, end * a_block - weights.shape[-1], 0, -(last - first) % LIST_BLOCK)
+        )
+        rows = weights.unflatten(2, (-1, LIST_BLOCK)).sum(3)
+        at = first // LIST_BLOCK
+        shares[:, :, at : at + rows.shape[2], :end] = rows.unflatten(3, (end, a_block)).sum(-1)
     sizes = torch.arange(query_blocks, device=q.device) * LIST_BLOCK
     return shares / (q_len - sizes).clamp(max=LIST_BLOCK)[:, None]
 
 
 def choose_blocks(
     shares: torch.Tensor,
-    share: float,
+    share: float | torch.Tensor,
     key_mask: torch.Tensor | None,
     q_offset: int,
     q_len: int,
@@ -79,12 +128,12 @@ def choose_blocks(
 
     Args:
         shares: of `block_shares`.
-        share: from 0 to 1.
+        share: from 0 to 1, or a tensor of them that fits `shares`, such as `[Hq, 1, 1]`.
 
     Returns:
         bool `[B, Hq, query blocks, key blocks]`; none that causality hides from all queries of the block.
     """
-    if not 0.0 <= share <= 1.0:
+    if isinstance(share, float) and not 0.0 <= share <= 1.0:
         raise ValueError(f"routing: share is {share}, wanted 0 to 1")
     ordered, places = shares.sort(dim=-1, descending=True, stable=True)
     # Blocks before which the wanted share is not reached yet.
@@ -102,24 +151,3 @@ def choose_blocks(
     if causal:
         chosen = chosen & (block * LIST_BLOCK <= last_position[:, None])
     return chosen
-
-
-def lists_of(chosen: torch.Tensor, routed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the lists of chosen blocks as the attention operator reads them (`hcompile.operator`).
-
-    Args:
-        chosen: bool `[B, Hq, query blocks, key blocks]`.
-        routed: bool `[Hq]`, the heads that read lists; others get empty ones.
-
-    Returns:
-        (block_ptr, block_index).
-    """
-    blocks_a_list = LIST_QUERIES // LIST_BLOCK
-    chosen = chosen & routed[:, None, None]
-    missing = -chosen.shape[2] % blocks_a_list
-    halves = torch.nn.functional.pad(chosen, (0, 0, 0, missing)).unflatten(2, (-1, blocks_a_list))
-    bits = (halves * torch.tensor([1, 2], device=chosen.device)[:, None]).sum(3).flatten(0, 2)
-    counts = (bits != 0).sum(-1)
-    block_ptr = torch.nn.functional.pad(counts.cumsum(0), (1, 0)).to(torch.int32)
-    lists, block = bits.nonzero(as_tuple=True)
-    return block_ptr, (4 * block + bits[lists, block]).to(torch.int32)

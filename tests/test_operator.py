@@ -10,6 +10,7 @@ from torch._subclasses import FakeTensorMode
 
 from hcompile import operator
 from hcompile.errors import KernelError
+from hcompile.lists import lists_of
 from hcompile.operator import attention, bind, bound_attention
 from hcompile.patterns import UNBOUNDED
 from hcompile.reference import attention_reference
@@ -74,17 +75,6 @@ def test_lowered_graphs_call_no_python_but_the_kernel() -> None:
     assert not has_kernel("hcompile::bound_attention", "Autograd")
 
 
-def lists_of(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the lists of which blocks of 64 keys each block of 64 queries sees: bool `[B, H, 2 * tiles, blocks]`."""
-    pointers, entries = [0], []
-    for tile in blocks.flatten(0, 2).unflatten(0, (-1, 2)).tolist():
-        for block, halves in enumerate(zip(*tile, strict=True)):
-            if any(halves):
-                entries.append(4 * block + halves[0] + 2 * halves[1])
-        pointers.append(len(entries))
-    return torch.tensor(pointers, dtype=torch.int32), torch.tensor(entries, dtype=torch.int32)
-
-
 @pytest.fixture
 def listed() -> tuple[tuple[Any, ...], torch.Tensor]:
     """Return a call over 200 tokens whose first and third head read lists, and which pairs those see."""
@@ -92,8 +82,7 @@ def listed() -> tuple[tuple[Any, ...], torch.Tensor]:
     blocks = torch.rand(2, 4, 4, 4, generator=torch.Generator().manual_seed(2)) < 0.5
     blocks[0, 0, 1] = False  # Rows that see nothing.
     params = torch.tensor([(0, 0), (20, 3), (0, 0), (UNBOUNDED, 0)], dtype=torch.int32)
-    blocks[:, [1, 3]] = False
-    call[4:7] = params, *lists_of(blocks)
+    call[4:7] = params, *lists_of(blocks[:, [0, 2]])
     return tuple(call), blocks.repeat_interleave(64, 2).repeat_interleave(64, 3)[:, :, :200, :200]
 
 
@@ -121,8 +110,8 @@ def test_gradients_through_lists_equal_autograd_through_the_reference(
     call, _ = listed
     grad = torch.randn(call[0].shape, generator=torch.Generator().manual_seed(1))
     found = torch.autograd.grad(attention(*call), call[:3], grad)
-    q, k, v, key_mask, params, block_ptr, block_index, offset, scale, causal, _ = call
-    out = attention_reference(q, k, v, key_mask, params, offset, scale, causal, block_ptr, block_index)
+    q, k, v, key_mask, params, count, index, offset, scale, causal, _ = call
+    out = attention_reference(q, k, v, key_mask, params, offset, scale, causal, count, index)
     for one, other in zip(found, torch.autograd.grad(out, call[:3], grad), strict=True):
         torch.testing.assert_close(one, other)
 
@@ -245,7 +234,7 @@ WRONG: dict[str, tuple[int, torch.Tensor, str]] = {
         PARAMS.long(),
         r"head_params is torch.int64 \(4, 2\), wanted int32 \[4, 2\]",
     ),
-    "one of two lists": (5, torch.zeros(9, dtype=torch.int32), "give both of block_ptr and block_index"),
+    "one of two lists": (5, torch.zeros(9, dtype=torch.int32), "give both of block_count and block_index"),
     "rows of the parameters": (4, PARAMS[:3], r"torch.int32 \(3, 2\), wanted int32 \[4, 2\]"),
 }
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hcompile.patterns import UNBOUNDED, Dense, Local, Pattern
-from hcompile.reference import attention_reference, first_valid_key, visible_pairs
+from hcompile.reference import attention_reference, visible_pairs
+from hcompile.routing import first_valid_key
 
 DENSE = (UNBOUNDED, 0)
 

@@ -7,8 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hcompile.reference import LIST_BLOCK, attention_reference, listed_blocks, visible_pairs
-from hcompile.routing import block_shares, choose_blocks, lists_of
+from hcompile.lists import listed_blocks, lists_of
+from hcompile.patterns.blocks import LIST_BLOCK
+from hcompile.reference import attention_reference, visible_pairs
+from hcompile.routing import block_shares, choose_blocks, route
 
 DENSE = torch.tensor([[2**30, 0]] * 4, dtype=torch.int32)
 
@@ -99,26 +101,58 @@ def test_a_share_outside_of_its_range_is_refused(share: float) -> None:
 
 
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 99))
-def test_lists_name_the_chosen_blocks_of_routed_heads(query_blocks: int, key_blocks: int, seed: int) -> None:
+def test_lists_name_the_chosen_blocks(query_blocks: int, key_blocks: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.rand(2, 3, query_blocks, key_blocks, generator=generator) < 0.5
-    routed = torch.rand(3, generator=generator) < 0.7
-    block_ptr, block_index = lists_of(chosen, routed)
-    assert block_ptr.dtype == block_index.dtype == torch.int32
-    assert len(block_ptr) == 2 * 3 * -(-query_blocks // 2) + 1 and int(block_ptr[-1]) == len(block_index)
-    read = listed_blocks(block_ptr, block_index, 2, 3, key_blocks * LIST_BLOCK)
-    assert torch.equal(read[:, :, :query_blocks], chosen & routed[:, None, None])
+    lists = lists_of(chosen)
+    assert lists[0].dtype == lists[1].dtype == torch.int32
+    assert lists[1].shape == (2, 3, -(-query_blocks // 2), key_blocks)
+    read = listed_blocks(lists, key_blocks * LIST_BLOCK)
+    assert torch.equal(read[:, :, :query_blocks], chosen)
     assert not read[:, :, query_blocks:].any()
+
+
+def test_what_stands_behind_a_list_says_nothing() -> None:
+    count, index = lists_of(torch.tensor([[[[True, False, True], [False, False, True]]]]))
+    assert count.tolist() == [[[2]]] and index[..., :2].tolist() == [[[[1, 11]]]]
+    index[..., 2:] = -(2**31)
+    assert listed_blocks((count, index), 192).tolist() == [[[[True, False, True], [False, False, True]]]]
+
+
+ROUTED = torch.tensor([[0, 1000], [2**30, 0], [0, 600], [20, 3]], dtype=torch.int32)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_heads_are_routed_by_their_parameters(causal: bool) -> None:
+    q, k, v = call(333, 333)
+    mask = padding(333)
+    out = attention_reference(q, k, v, mask, ROUTED, 0, 0.3, causal)
+    lists = route(q, k, mask, ROUTED, 0, 0.3, causal)
+    assert lists is not None
+    assert torch.equal(out, attention_reference(q, k, v, mask, ROUTED, 0, 0.3, causal, *lists))
+    dense = attention_reference(q, k, v, mask, DENSE, 0, 0.3, causal)
+    assert torch.equal(out[:, 1], dense[:, 1])
+    assert not torch.allclose(out[:, 2], dense[:, 2])
+    # Blocks of a share that rounds to nothing, and those of keys that are not sampled, may be left out.
+    shares = block_shares(q[:, [2]], k[:, [1]], mask, 0, 0.3, causal, every_key=8)
+    chosen = choose_blocks(shares, 0.6, mask, 0, 333, 333, causal)
+    assert torch.equal(listed_blocks(lists, 333)[:, 1:, :6], chosen)
+    assert route(q, k, mask, DENSE, 0, 0.3, causal) is None
+
+
+def test_a_part_of_the_queries_is_routed_as_the_whole_is() -> None:
+    q, k, v = call(333, 333)
+    whole = attention_reference(q, k, v, None, ROUTED, 0, 0.3, True)
+    part = attention_reference(q[:, :, 128:], k, v, None, ROUTED, 128, 0.3, True)
+    torch.testing.assert_close(part, whole[:, :, 128:])
 
 
 def test_with_the_whole_share_a_routed_head_is_dense() -> None:
     q, k, v = call(333, 333)
     mask = padding(333)
-    shares = block_shares(q, k, mask, 0, 0.3, True)
-    chosen = choose_blocks(shares, 1.0, mask, 0, 333, 333, True)
-    routed = torch.tensor([True, False, True, True])
-    params = torch.where(routed[:, None], 0, DENSE)
-    lists = lists_of(chosen, routed)
+    shares = block_shares(q[:, [0, 2, 3]], k[:, [0, 1, 1]], mask, 0, 0.3, True)
+    lists = lists_of(choose_blocks(shares, 1.0, mask, 0, 333, 333, True))
+    params = torch.where(torch.tensor([True, False, True, True])[:, None], 0, DENSE)
     out = attention_reference(q, k, v, mask, params, 0, 0.3, True, *lists)
     # Blocks of a share that rounds to nothing may be left out.
     torch.testing.assert_close(

@@ -3,5 +3,6 @@
 from hcompile.patterns.base import UNBOUNDED, Pattern, parse_pattern, pattern_of_label
 from hcompile.patterns.dense import Dense
 from hcompile.patterns.local import Local
+from hcompile.patterns.routed import Routed
 
-__all__ = ["UNBOUNDED", "Dense", "Local", "Pattern", "parse_pattern", "pattern_of_label"]
+__all__ = ["UNBOUNDED", "Dense", "Local", "Pattern", "Routed", "parse_pattern", "pattern_of_label"]

@@ -25,7 +25,7 @@ class Pattern(ABC):
 
     @abstractmethod
     def params(self) -> tuple[int, int]:
-        """Return (window, sinks), the per-head parameters that every kernel reads."""
+        """Return (window, sinks), what kernels read for each head; a window of 0 says that it reads lists of blocks."""
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
@@ -34,6 +34,14 @@ class Pattern(ABC):
     @abstractmethod
     def label(self) -> str:
         """Return a short name for tables and plots, such as `local 256+64`."""
+
+    @abstractmethod
+    def hides(self, length: int) -> bool:
+        """Return whether the pattern can hide a pair of a sequence of this length."""
+
+    def timed(self) -> Pattern:
+        """Return the pattern that takes as long on random inputs as this one does on those that it was measured on."""
+        return self
 
     def visible(self, position: torch.Tensor, key: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
         """Return the visibility of keys (`[..., Sk]`) to query positions (`[..., Sq, 1]`), causality aside."""

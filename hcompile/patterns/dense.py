@@ -23,6 +23,9 @@ class Dense(Pattern):
     def label(self) -> str:
         return "dense"
 
+    def hides(self, length: int) -> bool:
+        return False
+
     def visited_pairs(self, q_len: int, kv_len: int, *, causal: bool) -> int:
         if not causal:
             return q_len * kv_len

@@ -35,6 +35,9 @@ class Local(Pattern):
     def label(self) -> str:
         return f"local {self.window}+{self.sinks}"
 
+    def hides(self, length: int) -> bool:
+        return self.window + self.sinks < length
+
     def visited_pairs(self, q_len: int, kv_len: int, *, causal: bool) -> int:
         first = kv_len - q_len
         if causal:

@@ -61,7 +61,7 @@ def test_sinks_out_of_range_are_refused(sinks: Any) -> None:
     "value", [None, 3, "dense", [], {}, {"family": "strided"}, {"family": ["local"]}, {"family": {}}]
 )
 def test_an_unknown_family_is_refused_with_the_known_ones(value: Any) -> None:
-    with pytest.raises(ValueError, match=r"is of no known family \(known: dense, local\)"):
+    with pytest.raises(ValueError, match=r"is of no known family \(known: dense, local, routed\)"):
         parse_pattern(value)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from hcompile.reference import first_valid_key
+from hcompile.routing import first_valid_key
 from tests.codegen.triton_gpu.cases import (
     DECODE,
     DECODE_SHAPES,
