@@ -94,7 +94,7 @@ def attention_reference(
     else:
         lists = block_count, block_index
     if lists is not None:
-        blocks = _of_all_heads(listed_blocks(lists, kv_len), head_params)
+        blocks = of_all_heads(listed_blocks(lists, kv_len), head_params)
     pieces = []
     for first in range(0, q_len, _ROWS_AT_ONCE):
         last = min(q_len, first + _ROWS_AT_ONCE)
@@ -114,7 +114,7 @@ def attention_reference(
     return out.to(q.dtype).transpose(1, 2).clone(memory_format=torch.contiguous_format).transpose(1, 2)
 
 
-def _of_all_heads(listed: torch.Tensor, head_params: torch.Tensor) -> torch.Tensor:
+def of_all_heads(listed: torch.Tensor, head_params: torch.Tensor) -> torch.Tensor:
     """Spread `[B, R, query blocks, key blocks]` of the heads that read lists over all heads."""
     reads = (head_params[:, 0] == LIST_WINDOW).to(listed.device)
     spread = listed.new_zeros((listed.shape[0], len(reads), *listed.shape[2:]))

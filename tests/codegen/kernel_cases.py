@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from hcompile.codegen.tvm_cpu.bind import load_kernel
 from hcompile.codegen.tvm_cpu.build import build_kernel
+from hcompile.lists import Lists, list_heads, listed_blocks, lists_of
 from hcompile.operator import Kernel
 from hcompile.patterns import UNBOUNDED
-from hcompile.reference import attention_reference, visible_pairs
+from hcompile.patterns.blocks import LIST_BLOCK
+from hcompile.reference import attention_reference, of_all_heads, visible_pairs
 from hcompile.schedules.schedule import Schedule
 from hcompile.schedules.template import Problem, get_template
 from hcompile.schedules.templates.tvm_cpu_attention import NAME
 
 DENSE = (UNBOUNDED, 0)
+LISTED = (0, 500)
 
 
 def schedule(dtype: str, head_dim: int, *, dot: bool = False, **values: int) -> Schedule:
@@ -41,10 +44,19 @@ class Call:
     q_offset: int
     scale: float
     causal: bool
+    lists: Lists | tuple[None, None] = (None, None)
 
     def run(self, kernel: Kernel) -> torch.Tensor:
-        return kernel(
-            self.q, self.k, self.v, self.key_mask, self.head_params, self.q_offset, self.scale, self.causal
+        rest = (self.key_mask, self.head_params, self.q_offset, self.scale, self.causal)
+        return kernel(self.q, self.k, self.v, *rest, *self.lists)
+
+    def with_lists(self, seed: int = 0) -> Call:
+        """Return the call with random lists for its heads that read some, in blocks that are adjacent and not."""
+        heads = len(list_heads(self.head_params))
+        sizes = (-(-self.q.shape[2] // LIST_BLOCK), -(-self.k.shape[2] // LIST_BLOCK))
+        generator = torch.Generator().manual_seed(seed)
+        return replace(
+            self, lists=lists_of(torch.rand(len(self.q), heads, *sizes, generator=generator) < 0.6)
         )
 
 
@@ -85,10 +97,14 @@ def assert_right(call: Call, out: torch.Tensor) -> None:
     """
     assert out.shape == call.q.shape and out.dtype == call.q.dtype
     q, k, v = call.q.double(), call.k.double(), call.v.double()
-    rest = (call.key_mask, call.head_params, call.q_offset, call.scale, call.causal)
+    rest = (call.key_mask, call.head_params, call.q_offset, call.scale, call.causal, *call.lists)
     wanted, mean = attention_reference(q, k, v, *rest), attention_reference(q, k, v.abs(), *rest)
     positions = torch.arange(q.shape[2]) + call.q_offset
-    seen = visible_pairs(call.head_params, positions, k.shape[2], call.key_mask, call.causal)
+    listed = None
+    if call.lists[0] is not None:
+        blocks = of_all_heads(listed_blocks(call.lists, k.shape[2]), call.head_params)
+        listed = blocks[:, :, (positions - call.q_offset) // LIST_BLOCK]
+    seen = visible_pairs(call.head_params, positions, k.shape[2], call.key_mask, call.causal, listed)
     keys = seen.sum(-1, keepdim=True)
     groups = q.shape[1] // k.shape[1]
     products = (q.abs() @ k.abs().repeat_interleave(groups, 1).transpose(-1, -2)).masked_fill(

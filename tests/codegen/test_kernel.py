@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hcompile.codegen import get_backend
 from hcompile.errors import KernelError
 from hcompile.operator import Kernel
-from tests.codegen.kernel_cases import DENSE, Call, assert_right, build, make_call, schedule
+from hcompile.routing import route
+from tests.codegen.kernel_cases import DENSE, LISTED, Call, assert_right, build, make_call, schedule
 
 KERNELS = {
     "float32": ("float32", 64, schedule("float32", 64)),
@@ -150,6 +151,55 @@ def test_any_call(
         heads, q_len, kv_len, kv_heads=len(groups), batch=batch, causal=causal, key_mask=mask, seed=seed
     )
     assert_right(call, call.run(plain))
+
+
+@pytest.mark.parametrize("length", [1, 64, 301])
+@pytest.mark.parametrize("causal", [True, False])
+def test_lists_of_key_blocks(kernel: tuple[Kernel, torch.dtype, int], length: int, causal: bool) -> None:
+    run, dtype, head_dim = kernel
+    heads = [LISTED, (20, 3), LISTED, DENSE]
+    mask = torch.ones(2, length, dtype=torch.bool)
+    mask[0, : length // 3] = False
+    mask[1, length // 2 : length // 2 + 9] = False
+    call = make_call(
+        heads,
+        length,
+        length,
+        kv_heads=2,
+        batch=2,
+        head_dim=head_dim,
+        dtype=dtype,
+        causal=causal,
+        key_mask=mask,
+    ).with_lists()
+    assert_right(call, call.run(run))
+
+
+def test_lists_of_fewer_queries_than_keys(plain: Kernel) -> None:
+    call = make_call([LISTED, DENSE], 150, 400).with_lists()
+    assert_right(call, call.run(plain))
+
+
+def test_routed_heads_read_the_lists_of_the_rule(plain: Kernel) -> None:
+    call = make_call([LISTED, (33, 2), LISTED, DENSE], 500, 500, kv_heads=2, spread=3.0)
+    rest = (call.key_mask, call.head_params, call.q_offset, call.scale, call.causal)
+    lists = route(call.q, call.k, *rest)
+    assert lists is not None
+    assert_right(replace(call, lists=lists), call.run(plain))
+
+
+@pytest.mark.parametrize("wrong", ["heads", "tiles", "dtype"])
+def test_lists_that_do_not_fit_are_refused(plain: Kernel, wrong: str) -> None:
+    call = make_call([LISTED, DENSE], 200, 200).with_lists()
+    count, index = call.lists
+    assert count is not None and index is not None
+    others = {
+        "heads": (count[:, :0], index[:, :0]),
+        "tiles": (count[..., :1], index[:, :, :1]),
+        "dtype": (count.long(), index),
+    }
+    with pytest.raises(KernelError, match="are no lists"):
+        replace(call, lists=others[wrong]).run(plain)
 
 
 def test_heads_of_other_sizes_or_dtypes_are_refused(plain: Kernel) -> None:

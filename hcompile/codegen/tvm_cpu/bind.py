@@ -10,13 +10,17 @@ from struct import Struct
 
 import torch
 
+from hcompile.codegen.known import Known
 from hcompile.errors import EnvironmentFault, KernelError
-from hcompile.operator import Kernel, empty_output, refuse_lists
+from hcompile.lists import list_heads
+from hcompile.operator import Kernel, empty_output
+from hcompile.patterns.blocks import LIST_QUERIES
+from hcompile.routing import route
 
 _MAPS = Path("/proc/self/maps")
 _DTYPES = {2: torch.bfloat16, 4: torch.float32}
 # The fields of `Call` in launcher.c: pointers, sizes, strides, and the scale.
-_CALL = Struct("6q 9q 3q 3q 3q 3q q d")
+_CALL = Struct("8q 9q 3q 3q 3q 3q q 2q d")
 
 
 def load_kernel(path: Path) -> Kernel:
@@ -40,6 +44,7 @@ def load_kernel(path: Path) -> Kernel:
         ) from error
     run.argtypes = [ctypes.c_char_p]
     dtype, pack, parallel = _DTYPES[element], _CALL.pack, openmp_parallel()
+    list_heads_of = Known(lambda params: len(list_heads(params)))
 
     def kernel(
         q: torch.Tensor,
@@ -50,10 +55,9 @@ def load_kernel(path: Path) -> Kernel:
         q_offset: int,
         scale: float,
         causal: bool,
-        block_ptr: torch.Tensor | None = None,
+        block_count: torch.Tensor | None = None,
         block_index: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        refuse_lists(block_ptr)
         batch, q_heads, q_len, size = q.shape
         if size != head_dim or q.dtype is not dtype or k.dtype is not dtype or v.dtype is not dtype:
             raise KernelError(
@@ -76,6 +80,15 @@ def load_kernel(path: Path) -> Kernel:
                 f"attention: head_params {tuple(head_params.shape)} or key_mask {mask} does not fit q {tuple(q.shape)} "
                 f"and k {tuple(k.shape)}"
             )
+        list_heads, room, lists = list_heads_of(head_params), 0, (0, 0)
+        if list_heads:
+            if block_count is None or block_index is None:
+                found = route(q, k, key_mask, head_params, q_offset, scale, causal)
+                assert found is not None  # Some head reads lists.
+                block_count, block_index = found
+            block_count, block_index = block_count.contiguous(), block_index.contiguous()
+            _check_lists(block_count, block_index, (batch, list_heads, -(-q_len // LIST_QUERIES)))
+            room, lists = block_index.shape[3], (block_count.data_ptr(), block_index.data_ptr())
         q, k, v = _rows(q, pair), _rows(k, pair), _rows(v, 1)
         head_params = head_params.contiguous()
         mask_pointer = mask_stride = 0
@@ -85,6 +98,7 @@ def load_kernel(path: Path) -> Kernel:
         out = empty_output(q)
         call = pack(
             *(q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), mask_pointer, head_params.data_ptr()),
+            *lists,
             *(
                 batch,
                 q_heads,
@@ -97,6 +111,8 @@ def load_kernel(path: Path) -> Kernel:
                 parallel,
             ),
             *(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], mask_stride),
+            list_heads,
+            room,
             scale,
         )
         if run(call):
@@ -106,6 +122,20 @@ def load_kernel(path: Path) -> Kernel:
         return out
 
     return kernel
+
+
+def _check_lists(block_count: torch.Tensor, block_index: torch.Tensor, shape: tuple[int, int, int]) -> None:
+    """Check what the kernel reads by pointers; what the lists hold is the caller's word."""
+    if (
+        block_count.shape != shape
+        or block_index.shape[:3] != shape
+        or block_count.dtype != torch.int32
+        or block_index.dtype != torch.int32
+    ):
+        raise KernelError(
+            f"attention: block_count {tuple(block_count.shape)} of {block_count.dtype} and block_index "
+            f"{tuple(block_index.shape)} of {block_index.dtype} are no lists of int32 {list(shape)}"
+        )
 
 
 def _rows(tensor: torch.Tensor, word: int) -> torch.Tensor:

@@ -18,6 +18,7 @@ from pathlib import Path
 from hcompile.codegen.tvm_cpu.machine import this_cpu
 from hcompile.errors import EnvironmentFault, KernelError
 from hcompile.locked_folder import locked_folder
+from hcompile.patterns.blocks import LIST_BLOCK
 from hcompile.schedules.schedule import Schedule
 from hcompile.tuning_db.location import cache_dir
 from hcompile.values import sha256_json
@@ -70,7 +71,7 @@ def _compile(schedule: Schedule, dtype: str, head_dim: int, target: Path) -> Non
 
     compiler = _c_compiler()
     tile = tile_function(schedule, head_dim, dtype)
-    defines = [f"-D{name}={value}" for name, value in tile.defines.items()]
+    defines = [f"-D{name}={value}" for name, value in (*tile.defines.items(), ("HC_LIST_BLOCK", LIST_BLOCK))]
 
     def link(output: str, objects: list[str], **_: object) -> None:
         command = [*compiler, "-std=c11", "-O3", "-shared", "-fPIC", "-fvisibility=hidden", *defines]

@@ -7,8 +7,8 @@ Everything stands transposed, queries in vector lanes, so that no step needs a h
     P[j, i]      = 2 ** (scores[j, i] - peak[i])     Q carries scale * log2(e)
     acc[d, i]    = acc[d, i] * 2 ** (old - new peak) + sum_j V[j, d] * P[j, i]     register tiles of mr_o x nv_o
 
-The keys come as two ranges that start anywhere, so a tile computes hardly more than block_q - 1 keys per query that the
-query does not see. A block of keys is masked only where some pair of it is hidden.
+The launcher names the blocks of keys, which start anywhere, so a tile computes hardly more than block_q - 1 keys per
+query that the query does not see. A block is masked only where some pair of it is hidden.
 
 With `dot`, bfloat16 inputs stay bfloat16: words of two elements take the place of elements in the first product, words
 of two keys take the place of keys in the second, and each step multiplies both and adds in float32.
@@ -187,16 +187,15 @@ def tile_function(schedule: Schedule, head_dim: int, dtype: str) -> Tile:
         o: T.handle(ELEMENT),
         bounds_data: T.handle("int32"),
         key_mask: T.handle("uint8"),
+        todo_data: T.handle("int32"),
         q_step: T.int64,
         k_step: T.int64,
         v_step: T.int64,
         o_step: T.int64,
         rows: T.int32,
         p0: T.int32,
-        lo_a: T.int32,
-        hi_a: T.int32,
-        lo_b: T.int32,
-        hi_b: T.int32,
+        blocks: T.int32,
+        scattered: T.int32,
         window: T.int32,
         sink_end: T.int32,
         causal: T.int32,
@@ -210,6 +209,9 @@ def tile_function(schedule: Schedule, head_dim: int, dtype: str) -> Tile:
         O = T.decl_buffer((1 << 30,), ELEMENT, data=o, align=2)
         mask = T.decl_buffer((1 << 30,), "uint8", data=key_mask, align=1)
         bounds = T.decl_buffer((2 * BK,), "int32", data=bounds_data, align=64)
+        todo = T.decl_buffer(
+            (1 << 30,), "int32", data=todo_data, align=4
+        )  # First key and keys of each block.
         C0 = T.alloc_buffer((HALF * L,), "float32")
         C1 = T.alloc_buffer((HALF * L,), "float32")
         scores = T.meta_var(RegisterTile((C0, C1), MS, NS, L))
@@ -228,13 +230,11 @@ def tile_function(schedule: Schedule, head_dim: int, dtype: str) -> Tile:
             for d in T.serial(DW // 8):
                 read_queries(X, Q, i, d, rows, q_step, scale)
 
-        blocks_a: T.let = (hi_a - lo_a + BK - 1) // BK
-        blocks_b: T.let = (hi_b - lo_b + BK - 1) // BK
-        for b in T.serial(blocks_a + blocks_b):
+        for b in T.serial(blocks):
             # Kept in memory: as expressions, TVM's simplifier would carry them into every index.
-            block[0] = T.if_then_else(b < blocks_a, lo_a + b * BK, lo_b + (b - blocks_a) * BK)
-            block[2] = T.if_then_else(b + 1 < blocks_a, lo_a + (b + 1) * BK, lo_b + (b + 1 - blocks_a) * BK)
-            block[1] = T.min(BK, T.if_then_else(b < blocks_a, hi_a, hi_b) - block[0])
+            block[0] = todo[b * 2]
+            block[1] = todo[b * 2 + 1]
+            block[2] = todo[b * 2 + 2]
             j0: T.let = block[0]
             count: T.let = block[1]
             partial[0] = hides(j0, count, p0, rows, window, sink_end, causal, has_mask)
@@ -254,13 +254,13 @@ def tile_function(schedule: Schedule, head_dim: int, dtype: str) -> Tile:
                 if not STAGE_K:
                     for r in T.unroll(MS):
                         prefetch_row(K, j0 + jt * MS + MS + r, k_step, near=True)
-                # A window computes too little a row to hide that it is far: rows come a block ahead, and queries a
-                # tile (the launcher goes down), a few at a time, as only a few lines can be under way. A dense
-                # head's rows come in order, which the hardware sees by itself.
-                if blocks_b != 0:
+                # A window computes too little a row to hide that it is far, and a list jumps: rows come a block ahead,
+                # and queries a tile (the launcher goes down), a few at a time, as only a few lines can be under way. A
+                # dense head's rows come in order, which the hardware sees by itself.
+                if scattered != 0:
                     for r in T.unroll(MS):
                         prefetch_row(K, block[2] + jt * MS + r, k_step)
-                if b == blocks_a + blocks_b - 1:
+                if b == blocks - 1:
                     for r in T.serial(QUERIES_A_STEP):
                         if jt * QUERIES_A_STEP + r < BQ:
                             prefetch_row(O, jt * QUERIES_A_STEP + r, o_step, write=True)
@@ -315,7 +315,7 @@ def tile_function(schedule: Schedule, head_dim: int, dtype: str) -> Tile:
                     output.load(X, ACC + dt * MO * BQ + it * WO, BQ)
                     output.scale(row_of(X, DECAY + it * WO, NO))
                     for j in T.serial((count + PAIR - 1) // PAIR):
-                        if blocks_b != 0:
+                        if scattered != 0:
                             for r in T.unroll(PAIR):
                                 prefetch_piece(V, block[2] + j * PAIR + r, v_step, dt * MO)
                         row = T.meta_var(row_of(X, S + j * BQ + it * WO, NO))
@@ -339,6 +339,7 @@ def tile_function(schedule: Schedule, head_dim: int, dtype: str) -> Tile:
 
     defines = {
         "HC_BLOCK_Q": BQ,
+        "HC_BLOCK_K": BK,
         "HC_SCRATCH": SCRATCH,
         "HC_BOUNDS": 2 * BK,
         "HC_ELEMENT": 2 if BF16 else 4,
