@@ -11,11 +11,11 @@ from struct import Struct
 import torch
 
 from hcompile.codegen.known import Known
+from hcompile.codegen.tvm_cpu.route import load_router
 from hcompile.errors import EnvironmentFault, KernelError
 from hcompile.lists import list_heads
 from hcompile.operator import Kernel, empty_output
 from hcompile.patterns.blocks import LIST_QUERIES
-from hcompile.routing import route
 
 _MAPS = Path("/proc/self/maps")
 _DTYPES = {2: torch.bfloat16, 4: torch.float32}
@@ -44,6 +44,7 @@ def load_kernel(path: Path) -> Kernel:
         ) from error
     run.argtypes = [ctypes.c_char_p]
     dtype, pack, parallel = _DTYPES[element], _CALL.pack, openmp_parallel()
+    route = load_router(library, parallel)
     list_heads_of = Known(lambda params: len(list_heads(params)))
 
     def kernel(
@@ -83,9 +84,7 @@ def load_kernel(path: Path) -> Kernel:
         list_heads, room, lists = list_heads_of(head_params), 0, (0, 0)
         if list_heads:
             if block_count is None or block_index is None:
-                found = route(q, k, key_mask, head_params, q_offset, scale, causal)
-                assert found is not None  # Some head reads lists.
-                block_count, block_index = found
+                block_count, block_index = route(q, k, key_mask, head_params, q_offset, scale, causal)
             block_count, block_index = block_count.contiguous(), block_index.contiguous()
             _check_lists(block_count, block_index, (batch, list_heads, -(-q_len // LIST_QUERIES)))
             room, lists = block_index.shape[3], (block_count.data_ptr(), block_index.data_ptr())

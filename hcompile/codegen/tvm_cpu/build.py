@@ -18,15 +18,16 @@ from pathlib import Path
 from hcompile.codegen.tvm_cpu.machine import this_cpu
 from hcompile.errors import EnvironmentFault, KernelError
 from hcompile.locked_folder import locked_folder
-from hcompile.patterns.blocks import LIST_BLOCK
+from hcompile.patterns.blocks import EVERY_KEY, LIST_BLOCK
 from hcompile.schedules.schedule import Schedule
 from hcompile.tuning_db.location import cache_dir
 from hcompile.values import sha256_json
 
 _HERE = Path(__file__).parent
 _LAUNCHER = _HERE / "launcher.c"
+_ROUTE = _HERE / "route.c"
 _GENERATORS = ("prim_func.py", "register_tile.py", "vector_ops.py", "build.py")
-_SOURCES = (_LAUNCHER, *(_HERE / name for name in _GENERATORS))
+_SOURCES = (_LAUNCHER, _ROUTE, *(_HERE / name for name in _GENERATORS))
 # TVM parses Python, and CPython 3.11 counts the depth of all threads' parsers together ("recursion depth mismatch").
 _one_parser = threading.Lock()
 
@@ -71,12 +72,22 @@ def _compile(schedule: Schedule, dtype: str, head_dim: int, target: Path) -> Non
 
     compiler = _c_compiler()
     tile = tile_function(schedule, head_dim, dtype)
-    defines = [f"-D{name}={value}" for name, value in (*tile.defines.items(), ("HC_LIST_BLOCK", LIST_BLOCK))]
+    sizes = {**tile.defines, "HC_LIST_BLOCK": LIST_BLOCK, "HC_EVERY_KEY": EVERY_KEY}
+    defines = [f"-D{name}={value}" for name, value in sizes.items()]
 
     def link(output: str, objects: list[str], **_: object) -> None:
-        command = [*compiler, "-std=c11", "-O3", "-shared", "-fPIC", "-fvisibility=hidden", *defines]
+        command = [
+            *compiler,
+            "-std=c11",
+            "-O3",
+            "-march=native",
+            "-shared",
+            "-fPIC",
+            "-fvisibility=hidden",
+            *defines,
+        ]
         result = subprocess.run(
-            [*command, str(_LAUNCHER), *objects, "-o", output, "-lm"],
+            [*command, str(_LAUNCHER), str(_ROUTE), *objects, "-o", output, "-lm"],
             capture_output=True,
             text=True,
             check=False,
