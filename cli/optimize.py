@@ -9,6 +9,7 @@ import click
 
 from hcompile.cli.options import (
     Integers,
+    Names,
     as_json,
     calib,
     database,
@@ -26,6 +27,7 @@ from hcompile.cli.render import print_json, progress, remark
 from hcompile.cli.tables import print_certificate, print_crossover, print_left, print_plan, print_work
 from hcompile.codegen.registry import TARGETS
 from hcompile.errors import BudgetError
+from hcompile.patterns import families
 from hcompile.pipeline.request import GRANULARITIES, OptimizeRequest
 
 if TYPE_CHECKING:
@@ -65,6 +67,12 @@ if TYPE_CHECKING:
     default=(),
     metavar="N,N,...",
     help="Layers to leave as they are.",
+)
+@click.option(
+    "--families",
+    type=Names(families()),
+    metavar="NAME,NAME,...",
+    help=f"Kinds of patterns to choose from, of {', '.join(families())}; all by default.",
 )
 @click.option(
     "--plan", type=click.Path(path_type=Path), help="Take the plan of this file instead of choosing one."

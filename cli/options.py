@@ -37,6 +37,24 @@ class Integers(click.ParamType[tuple[int, ...]]):
         return numbers
 
 
+class Names(click.ParamType[tuple[str, ...]]):
+    """Some of the `known` names, separated by commas."""
+
+    name = "name,name,..."
+
+    def __init__(self, known: tuple[str, ...]) -> None:
+        self.known = known
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        names = value if isinstance(value, tuple) else tuple(part.strip() for part in value.split(","))
+        for name in names:
+            if name not in self.known:
+                self.fail(f"{name!r} is not one of {', '.join(self.known)}.", param, ctx)
+        return names
+
+
 class Duration(click.ParamType[float]):
     """A time such as `90`, `90s`, `20m` or `1.5h`, in seconds."""
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from hcompile.checks import check_object, check_text, shown
 from hcompile.patterns import Dense, Local, Pattern, parse_pattern
+from hcompile.patterns.blocks import LIST_WINDOW
 from hcompile.site import Site
 from hcompile.values import sha256_json
 
@@ -61,7 +62,8 @@ class Plan:
             own = own_pattern(site).params()
             for head, pattern in enumerate(heads):
                 window, sinks = pattern.params()
-                if site.window is not None and (window > own[0] or sinks > own[1]):
+                lists = window == LIST_WINDOW
+                if site.window is not None and (window > own[0] or sinks > own[1] or lists):
                     raise ValueError(
                         f"plan: head {head} of {name} sees more than the model's own window {site.window}"
                     )

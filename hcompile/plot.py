@@ -99,20 +99,21 @@ def _draw_pattern(axes: Axes, pattern: Pattern, causal: bool, length: int) -> No
 
 
 def _draw_heads(axes: Axes, plan: Plan, sites: Sequence[Site], length: int) -> None:
-    """Draw one cell for each head, the darker the more keys it sees (on a logarithmic scale; dense is darkest)."""
+    """Draw one cell for each head, the darker the more keys a query sees (on a logarithmic scale)."""
     import numpy
 
     heads = max(site.q_heads for site in sites)
     shades: Any = numpy.full((len(sites), heads), numpy.nan)
     for row, site in enumerate(sites):
         for head, pattern in enumerate(plan[site.name]):
-            shades[row, head] = math.log(min(sum(pattern.params()), length)) / math.log(length)
+            pairs = pattern.visited_pairs(length, length, causal=site.causal)
+            shades[row, head] = math.log(max(1.0, pairs / length)) / math.log(length)
             if heads <= _LABELLED_HEADS:
                 color = "white" if shades[row, head] > 0.6 else "black"
                 label = pattern.label().removeprefix("local ")
                 axes.text(head, row, label, ha="center", va="center", fontsize=7, color=color)
     axes.imshow(shades, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    axes.set_title("pattern of each query head (window+sinks)", fontsize=9)
+    axes.set_title("pattern of each query head (a window: window+sinks)", fontsize=9)
     axes.set_xlabel("query head", fontsize=8)
     axes.set_xticks(range(heads) if heads <= _LABELLED_HEADS else [0, heads - 1])
     axes.set_yticks(range(len(sites)), [site.name for site in sites])

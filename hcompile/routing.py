@@ -151,3 +151,19 @@ def choose_blocks(
     if causal:
         chosen = chosen & (block * LIST_BLOCK <= last_position[:, None])
     return chosen
+
+
+def pairs_read(chosen: torch.Tensor, q_offset: int, q_len: int, kv_len: int, causal: bool) -> torch.Tensor:
+    """Return how many (query, key) pairs the chosen blocks hold, without those that causality hides: int64 `[B, R]`.
+
+    Args:
+        chosen: bool `[B, R, query blocks, key blocks]`.
+    """
+    device = chosen.device
+    ends = torch.full((q_len,), kv_len, device=device)
+    if causal:
+        ends = (torch.arange(q_len, device=device) + q_offset + 1).clamp(max=kv_len)
+    starts = torch.arange(chosen.shape[3], device=device) * LIST_BLOCK
+    seen = (ends[:, None] - starts).clamp(0, LIST_BLOCK)
+    padded = torch.nn.functional.pad(seen, (0, 0, 0, -q_len % LIST_BLOCK))
+    return (padded.unflatten(0, (-1, LIST_BLOCK)).sum(1) * chosen).sum((2, 3))

@@ -51,6 +51,10 @@ class Backend(ABC):
     def supports(self, dtype: str, head_dim: int) -> bool:
         """Return whether there is a kernel for heads of this size and dtype."""
 
+    def routes(self, dtype: str, head_dim: int) -> bool:
+        """Return whether its kernels choose key blocks for routed heads."""
+        return False
+
     def serves(self, workload: Workload) -> bool:
         """Return whether there is a kernel for calls of this workload on this machine."""
         return self.supports(workload.dtype, workload.head_dim)

@@ -1,8 +1,18 @@
 """Pattern families. A new one is a file here and a line below."""
 
-from hcompile.patterns.base import UNBOUNDED, Pattern, parse_pattern, pattern_of_label
+from hcompile.patterns.base import UNBOUNDED, Pattern, families, menu_of, parse_pattern, pattern_of_label
 from hcompile.patterns.dense import Dense
 from hcompile.patterns.local import Local
 from hcompile.patterns.routed import Routed
 
-__all__ = ["UNBOUNDED", "Dense", "Local", "Pattern", "Routed", "parse_pattern", "pattern_of_label"]
+__all__ = [
+    "UNBOUNDED",
+    "Dense",
+    "Local",
+    "Pattern",
+    "Routed",
+    "families",
+    "menu_of",
+    "parse_pattern",
+    "pattern_of_label",
+]

@@ -39,8 +39,16 @@ class Pattern(ABC):
     def hides(self, length: int) -> bool:
         """Return whether the pattern can hide a pair of a sequence of this length."""
 
-    def timed(self) -> Pattern:
-        """Return the pattern that takes as long on random inputs as this one does on those that it was measured on."""
+    def alike(self) -> Pattern:
+        """Return the pattern that takes about as long on random inputs as this one on those that it is for."""
+        return self
+
+    def timed_as(self) -> tuple[tuple[float, Pattern], ...]:
+        """Return patterns whose times on random inputs, times their weights, add up to this one's."""
+        return ((1.0, self),)
+
+    def measured(self, kept: float) -> Pattern:
+        """Return the pattern with the share of the dense pairs that it was seen to visit, where its family keeps it."""
         return self
 
     def visible(self, position: torch.Tensor, key: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
@@ -68,21 +76,38 @@ def clipped_sum(first: int, count: int, limit: int) -> int:
 
 _PARSERS: dict[str, Callable[[dict[str, Any]], Pattern]] = {}
 _MAKERS: dict[str, Callable[..., Pattern]] = {}
+_MENUS: dict[str, tuple[Pattern, ...]] = {}
 
 
 def register_family(
-    family: str, parse: Callable[[dict[str, Any]], Pattern], make: Callable[..., Pattern]
+    family: str,
+    parse: Callable[[dict[str, Any]], Pattern],
+    make: Callable[..., Pattern],
+    menu: tuple[Pattern, ...] = (),
 ) -> None:
     """Add a pattern family.
 
     Args:
         parse: turns its JSON form (less "family") into the pattern.
         make: takes the numbers of its label, as in `local 256+64`.
+        menu: what a policy may choose from for a head that is dense.
     """
     if family in _PARSERS:
         raise ValueError(f"pattern family {family!r} is registered twice")
     _PARSERS[family] = parse
     _MAKERS[family] = make
+    if menu:
+        _MENUS[family] = menu
+
+
+def families() -> tuple[str, ...]:
+    """Return the families that a policy can choose from."""
+    return tuple(_MENUS)
+
+
+def menu_of(family: str) -> tuple[Pattern, ...]:
+    """Return what a policy may choose of a family. Raises: KeyError when it has no menu."""
+    return _MENUS[family]
 
 
 def pattern_of_label(label: str) -> Pattern:

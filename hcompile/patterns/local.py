@@ -51,4 +51,15 @@ class Local(Pattern):
         return windows + before + after
 
 
-register_family(Local.family, lambda fields: Local(**fields), Local)
+MENU = tuple(
+    Local(window, sinks)
+    for sinks, windows in (
+        (16, (64, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)),
+        (64, (64, 128, 256, 512)),
+    )
+    for window in windows
+)
+"""Twice as many windows lower the degradation at equal work by 1 %, both numbers of sinks by 4 % (measured on a trained
+byte-level model), and every wide window costs a profile a tenth of a dense pass."""
+
+register_family(Local.family, lambda fields: Local(**fields), Local, MENU)

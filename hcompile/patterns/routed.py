@@ -5,6 +5,7 @@ The rule is that of `hcompile.routing`. What it reads depends on the input, so t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -53,10 +54,17 @@ class Routed(Pattern):
     def hides(self, length: int) -> bool:
         return length > ALWAYS_BLOCKS * LIST_BLOCK
 
-    def timed(self) -> Pattern:
-        """Return the pattern that reads as much on random inputs, whose attention is alike everywhere."""
+    def alike(self) -> Pattern:
+        """Return a share that keeps as many blocks of random inputs, whose attention is alike everywhere."""
         kept = WHOLE if self.kept is None else self.kept
         return Routed(min(WHOLE, -(-kept // _STEP) * _STEP))
+
+    def timed_as(self) -> tuple[tuple[float, Pattern], ...]:
+        kept = 1.0 if self.kept is None else self.kept / WHOLE
+        return ((1.0 - kept, Routed(0)), (kept, Routed(WHOLE)))
+
+    def measured(self, kept: float) -> Pattern:
+        return Routed(self.share, min(WHOLE, math.ceil(kept * WHOLE)))
 
     def visible(self, position: torch.Tensor, key: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
         """Return what is read whatever the input: the first block, and that of the query."""
@@ -72,6 +80,9 @@ class Routed(Pattern):
         return min(dense, dense * kept // WHOLE + dense // (2 * EVERY_KEY))
 
 
-_STEP = 50
+_STEP = 100
+"""Shares in which kernels are timed."""
 
-register_family(Routed.family, lambda fields: Routed(**fields), Routed)
+MENU = tuple(Routed(share) for share in (700, 800, 900, 950, 980))
+
+register_family(Routed.family, lambda fields: Routed(**fields), Routed, MENU)

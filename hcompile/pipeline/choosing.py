@@ -13,6 +13,8 @@ from hcompile.codegen import get_backend
 from hcompile.errors import UsageError
 from hcompile.frontend.load import ImportedModel
 from hcompile.operator import Kernel, chosen_by
+from hcompile.patterns import families, menu_of
+from hcompile.patterns.blocks import LIST_WINDOW
 from hcompile.pipeline.certifying import text_encoder
 from hcompile.pipeline.kernels import PlanKernels
 from hcompile.pipeline.plan_runner import PlanRunner
@@ -23,7 +25,7 @@ from hcompile.policy.interface import Interface
 from hcompile.policy.memory import Memory
 from hcompile.policy.policy import Models, choose_plan
 from hcompile.policy.repair import Effort
-from hcompile.policy.units import units_of
+from hcompile.policy.units import Unit, units_of
 from hcompile.program import Program
 from hcompile.progress import Progress
 from hcompile.runtime.dispatch import ScheduleTable
@@ -107,7 +109,7 @@ def choose(job: Job, share: float, kernels: PlanKernels, memory: Memory, progres
     )
     result = choose_plan(
         models,
-        units_of(program.sites, length, granularity=request.granularity, keep_layers=request.keep_layers),
+        candidates(request, program, length, job.dtype),
         job.splits,
         [replace(goal, limit=goal.limit * share) for goal in job.goals],
         lambda site, pattern: kernels.head_us(site, pattern, length),
@@ -117,6 +119,28 @@ def choose(job: Job, share: float, kernels: PlanKernels, memory: Memory, progres
         progress=progress,
     )
     return Choice(result.plan, result.holds, result.to_json())
+
+
+def candidates(request: OptimizeRequest, program: Program, length: int, dtype: str) -> tuple[Unit, ...]:
+    """Return the units of a program with the patterns that the target has kernels for.
+
+    Raises:
+        UsageError: nothing is left to choose.
+    """
+    backend = get_backend(request.backend)
+    routes = all(backend.routes(dtype, site.head_dim) for site in program.sites)
+    chosen = [
+        family
+        for family in request.families or families()
+        if routes or all(pattern.params()[0] != LIST_WINDOW for pattern in menu_of(family))
+    ]
+    return units_of(
+        program.sites,
+        length,
+        granularity=request.granularity,
+        keep_layers=request.keep_layers,
+        chosen=chosen,
+    )
 
 
 def _any_kernel(job: Job, tables: Mapping[str, ScheduleTable]) -> Kernel:

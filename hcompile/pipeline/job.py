@@ -14,7 +14,7 @@ from hcompile.errors import EnvironmentFault, UsageError
 from hcompile.frontend.load import ImportedModel, load_model
 from hcompile.passes.place import place_both
 from hcompile.pipeline.certifying import text_encoder
-from hcompile.pipeline.choosing import read_plan, read_splits
+from hcompile.pipeline.choosing import candidates, read_plan, read_splits
 from hcompile.pipeline.importing import fit_to
 from hcompile.pipeline.request import OptimizeRequest
 from hcompile.pipeline.tuning import chosen_lengths
@@ -22,7 +22,6 @@ from hcompile.plan import Plan
 from hcompile.policy.calibration import Splits
 from hcompile.policy.goal import Goal, goals_of
 from hcompile.policy.interface import Interface
-from hcompile.policy.units import units_of
 from hcompile.program import Program
 from hcompile.program_json import program_to_json
 from hcompile.runtime.dispatch import compute_dtype
@@ -110,8 +109,8 @@ def prepare(request: OptimizeRequest, model: ImportedModel | None = None) -> Job
         goal.metric.check(interface, program.sites)
     lengths = chosen_lengths(request.lengths, program, axis)
     if request.plan is None:
-        # What cannot become local at all is refused before the work.
-        units_of(program.sites, lengths[-1], granularity=request.granularity, keep_layers=request.keep_layers)
+        # What can see no less at all is refused before the work.
+        candidates(request, program, lengths[-1], compute_dtype(program))
     data = read_splits(request, model, interface, interface.fixed_length or lengths[-1])
     if data.splits is not None:
         # A metric that can make no documents of its own says so before the work.

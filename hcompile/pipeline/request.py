@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hcompile.errors import UsageError
+from hcompile.patterns import families
 
 GRANULARITIES = ("head", "group", "layer")
 
@@ -24,6 +25,7 @@ class OptimizeRequest:
         lengths: sequence lengths to calibrate, tune and certify at; None chooses from the model.
         granularity: what shares one pattern: each head, a KV group, or a layer.
         keep_layers: layers whose attention stays as it is.
+        families: of patterns to choose from; None for all that the target has kernels for.
         plan: a plan file to take as given.
         dry_run: write the plan as JSON and stop.
         trials: kernels measured for each workload, None for the default.
@@ -42,6 +44,7 @@ class OptimizeRequest:
     lengths: tuple[int, ...] | None = None
     granularity: str = "head"
     keep_layers: tuple[int, ...] = ()
+    families: tuple[str, ...] | None = None
     plan: Path | None = None
     dry_run: bool = False
     trials: int | None = None
@@ -57,6 +60,9 @@ class OptimizeRequest:
     def __post_init__(self) -> None:
         if self.granularity not in GRANULARITIES:
             raise UsageError(f"granularity {self.granularity!r} is not one of {', '.join(GRANULARITIES)}")
+        unknown = set(self.families or ()) - set(families())
+        if unknown or self.families == ():
+            raise UsageError(f"families {sorted(unknown)} are not among {', '.join(families())}")
         if self.lengths is not None and (not self.lengths or min(self.lengths) < 1):
             raise UsageError(f"lengths {self.lengths} are no positive numbers")
 

@@ -1,5 +1,7 @@
 """Attention with a gradient whose cost follows the pattern: local heads touch the keys of their window only.
 
+Heads that read lists are the exception: they compute every pair, one head at a time.
+
 The operator's own gradient recomputes every pair. Taylor scores need the gradient of hybrids at full length, where
 that would dominate the whole policy.
 """
@@ -14,6 +16,8 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hcompile.patterns import Dense, Pattern
+from hcompile.patterns.blocks import LIST_WINDOW
+from hcompile.policy.listed import SiteLists, visible_to
 from hcompile.site import Site
 
 _LEAST_BLOCK, _LARGEST_BLOCK = 128, 1024
@@ -40,7 +44,9 @@ def attend(
             _heads(k, [h // site.group for h in heads]),
             _heads(v, [h // site.group for h in heads]),
         )
-        if pattern == Dense():
+        if pattern.params()[0] == LIST_WINDOW:
+            outs.append(_listed(*part, pattern, site))
+        elif pattern == Dense():
             outs.append(F.scaled_dot_product_attention(*part, is_causal=site.causal, scale=site.scale))
         else:
             outs.append(_local(*part, pattern, site))
@@ -90,6 +96,26 @@ def _local(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pattern: Pattern, 
         )
     parted: torch.Tensor = out.unflatten(0, (batch, blocks))
     return parted.transpose(1, 2).reshape(batch, heads, blocks * size, head_dim)[:, :, :length]
+
+
+def _listed(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pattern: Pattern, site: Site) -> torch.Tensor:
+    """Return the output of heads that are routed alike; all arguments and the result `[B, H, S, D]`.
+
+    One head after the other, whose pairs are all computed. What is chosen has no gradient.
+    """
+    outs = []
+    for head in range(q.shape[1]):
+        one = slice(head, head + 1)
+        with torch.no_grad():
+            lists, _ = SiteLists(q[:, one], k[:, one], site).of(pattern)
+            visible = visible_to(lists, q.shape[2], site.causal) if lists else None
+        with _masked_attention(q.device):
+            outs.append(
+                F.scaled_dot_product_attention(
+                    q[:, one], k[:, one], v[:, one], attn_mask=visible, scale=site.scale
+                )
+            )
+    return torch.cat(outs, dim=1)
 
 
 def _masked_attention(device: torch.device) -> AbstractContextManager[None]:

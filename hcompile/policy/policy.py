@@ -30,7 +30,7 @@ from hcompile.policy.repair import Effort, Repair
 from hcompile.policy.statistics import by_origin, independent
 from hcompile.policy.surrogate import Direction, Likelihood
 from hcompile.policy.text import Encoder
-from hcompile.policy.units import Unit, narrowed
+from hcompile.policy.units import Unit, measured, narrowed
 from hcompile.program import Program
 from hcompile.progress import Progress, quiet
 from hcompile.site import Site
@@ -139,7 +139,7 @@ def choose_plan(
     longest = max((interface.length_of(document.tensors) or 0 for document in splits.profile), default=0)
     if longest:
         units = narrowed(units, longest)
-    latency_us = [[len(unit.heads) * head_us(unit.site, option) for option in unit.options] for unit in units]
+    latency_us = _latency_us(units, head_us)
     dense_us = sum(row[0] for row in latency_us)
     limits = tuple(goal.limit for goal in goals)
     result = partial(PolicyResult, limits=limits, dense_latency_us=dense_us, data_sha256=splits.digest)
@@ -152,9 +152,12 @@ def choose_plan(
     if all(min(row) >= row[0] for row in latency_us):
         return unchanged(why_dense="no local pattern is predicted to be faster at this length", trials=())
     keeper = _Keeper(Forgetful() if memory is None else memory, models, units, splits, goals, seed, progress)
+    profile = keeper.expand(dense, "profile")
+    # How much a routed head reads, and so its time, is known now.
+    units = measured(units, profile.kept)
     repair = Repair(
         units,
-        latency_us,
+        _latency_us(units, head_us),
         limits,
         statistics=[goal.metric.statistic for goal in goals],
         scored=scored_by(goals),
@@ -163,11 +166,15 @@ def choose_plan(
         effort=Effort() if effort is None else effort,
         seed=seed,
     )
-    best = repair.run(keeper.expand(dense, "profile"), partial(keeper.expand, stage="refine"))
+    best = repair.run(profile, partial(keeper.expand, stage="refine"))
     trials = tuple(repair.trials)
     if best is None:
         return unchanged(why_dense=_out_of_reach(goals, trials), trials=trials)
     return result(plan=best.plan, why_dense="", latency_us=best.latency_us, trials=trials)
+
+
+def _latency_us(units: Sequence[Unit], head_us: HeadTime) -> list[list[float]]:
+    return [[len(unit.heads) * head_us(unit.site, option) for option in unit.options] for unit in units]
 
 
 def _out_of_reach(goals: Sequence[Goal], trials: Sequence[Trial]) -> str:

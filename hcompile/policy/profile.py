@@ -24,12 +24,12 @@ from torch.fx import Interpreter, Node
 
 from hcompile.operator import Kernel
 from hcompile.passes.sites import K, Q, V, arguments
-from hcompile.patterns import Pattern
 from hcompile.plan import Plan
 from hcompile.policy.batches import Batch, make_batch
 from hcompile.policy.differentiable import attend
 from hcompile.policy.documents import Document
 from hcompile.policy.interface import Interface
+from hcompile.policy.listed import SiteLists
 from hcompile.policy.measure import Call
 from hcompile.policy.surrogate import Surrogate
 from hcompile.policy.units import Unit
@@ -49,25 +49,29 @@ class Scores:
         base: the degradation of the plan itself on the profile documents.
         slope: by unit and option, the first-order change when this unit takes this option.
         curvature: the second-order one, not negative.
+        kept: by unit and option, the share of the dense pairs that options read whose reading depends on the input; 1
+            for others.
     """
 
     base: float
     slope: tuple[tuple[float, ...], ...]
     curvature: tuple[tuple[float, ...], ...]
+    kept: tuple[tuple[float, ...], ...]
 
     def to_json(self) -> dict[str, Any]:
         return {
             "base": self.base,
             "slope": [*map(list, self.slope)],
             "curvature": [*map(list, self.curvature)],
+            "kept": [*map(list, self.kept)],
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Scores:
-        slope, curvature = (
-            tuple(tuple(map(float, row)) for row in value[name]) for name in ("slope", "curvature")
+        slope, curvature, kept = (
+            tuple(tuple(map(float, row)) for row in value[name]) for name in ("slope", "curvature", "kept")
         )
-        return cls(float(value["base"]), slope, curvature)
+        return cls(float(value["base"]), slope, curvature, kept)
 
 
 @dataclass(slots=True)
@@ -126,8 +130,10 @@ def expand(
     device = program.device
     generator = torch.Generator(device).manual_seed(seed)
     own = Plan.dense(program.sites)
-    slope = [torch.zeros(len(unit.options), dtype=torch.float64, device=device) for unit in units]
-    curvature = [torch.zeros(len(unit.options), dtype=torch.float64, device=device) for unit in units]
+    slope, curvature, kept = (
+        [torch.zeros(len(unit.options), dtype=torch.float64, device=device) for unit in units]
+        for _ in range(3)
+    )
     base = 0.0
     tokens = 0
     for done, document in enumerate(documents):
@@ -150,12 +156,13 @@ def expand(
         del rows
         with torch.no_grad():
             for tap, first, second in zip(taps, pull, push, strict=True):
-                _add_site(tap, first, second, units, kernel, slope, curvature)
+                _add_site(tap, first, second, units, kernel, slope, curvature, kept)
     progress(stage, len(documents), len(documents))
     return Scores(
         base / tokens,
         tuple(tuple((row / tokens).tolist()) for row in slope),
         tuple(tuple((row / tokens).tolist()) for row in curvature),
+        tuple(tuple((row / len(documents)).tolist()) for row in kept),
     )
 
 
@@ -180,14 +187,19 @@ def _add_site(
     kernel: Kernel,
     slope: list[torch.Tensor],
     curvature: list[torch.Tensor],
+    kept: list[torch.Tensor],
 ) -> None:
     """Add one document's share of the scores of one site's units."""
     mine = [index for index, unit in enumerate(units) if unit.site == tap.site]
     patterns = dict.fromkeys(pattern for index in mine for pattern in units[index].options)
     out = _by_token(tap.out)
     gradients = [None if gradient is None else _by_token(gradient) for gradient in (pull, push)]
+    lists = SiteLists(tap.q, tap.k, tap.site)
     for pattern in patterns:
-        change = _by_token(_uniform(tap, pattern, kernel)) - out
+        params = torch.tensor([pattern.params()] * tap.site.q_heads, dtype=torch.int32, device=tap.q.device)
+        listed, read = lists.of(pattern)
+        its = kernel(tap.q, tap.k, tap.v, None, params, 0, tap.site.scale, tap.site.causal, *listed)
+        change = _by_token(its) - out
         first, second = (
             None if gradient is None else torch.mul(gradient, change).sum(-1) for gradient in gradients
         )
@@ -202,17 +214,12 @@ def _add_site(
             if first is not None:
                 slope[index][option] += first[:, heads].sum(dtype=torch.float64)
             curvature[index][option] += segments[:, heads].sum(1).square().sum() / 2
+            kept[index][option] += read[heads].mean()
 
 
 def _by_token(value: torch.Tensor) -> torch.Tensor:
     """Return `[1, H, S, D]` as contiguous float32 `[S, H, D]`."""
     return value[0].transpose(0, 1).contiguous().float()
-
-
-def _uniform(tap: _Tap, pattern: Pattern, kernel: Kernel) -> torch.Tensor:
-    shape = [pattern.params()] * tap.site.q_heads
-    params = torch.tensor(shape, dtype=torch.int32, device=tap.q.device)
-    return kernel(tap.q, tap.k, tap.v, None, params, 0, tap.site.scale, tap.site.causal)
 
 
 def _segments(values: torch.Tensor) -> torch.Tensor:

@@ -6,22 +6,11 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from hcompile.errors import UsageError
-from hcompile.patterns import Dense, Local, Pattern
+from hcompile.patterns import Dense, Local, Pattern, families, menu_of
 from hcompile.plan import Plan, own_pattern
 from hcompile.site import Site
 
 GRANULARITIES = ("head", "group", "layer")
-
-MENU = tuple(
-    Local(window, sinks)
-    for sinks, windows in (
-        (16, (64, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)),
-        (64, (64, 128, 256, 512)),
-    )
-    for window in windows
-)
-"""Local patterns a head may get. Twice as many windows lower the degradation at equal work by 1 %, both numbers of
-sinks by 4 % (measured on a trained byte-level model), and every wide window costs a profile a tenth of a dense pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +33,30 @@ class Unit:
             )
 
 
-def menu(site: Site, length: int, patterns: Sequence[Local] = MENU) -> tuple[Pattern, ...]:
-    """Return the patterns of a site that see less than the model's own one at `length` tokens, that one first."""
+def menu(site: Site, length: int, chosen: Collection[str] | None = None) -> tuple[Pattern, ...]:
+    """Return the patterns of a site that see less than the model's own one at `length` tokens, that one first.
+
+    Args:
+        chosen: families to choose from, None for all.
+    """
     own = own_pattern(site)
+    names = [family for family in families() if chosen is None or family in chosen]
+    patterns = [pattern for family in names for pattern in menu_of(family)]
     if isinstance(own, Dense):
-        return (own, *(pattern for pattern in patterns if pattern.window + pattern.sinks < length))
-    # Sinks would show a head of a sliding-window model what it never saw.
+        return (own, *(pattern for pattern in patterns if pattern.hides(length)))
+    # Sinks and lists would show a head of a sliding-window model what it never saw.
     limit = min(own.params()[0], length)
-    windows = sorted({pattern.window for pattern in patterns if pattern.window < limit})
-    return (own, *(Local(window, 0) for window in windows))
+    windows = {pattern.window for pattern in patterns if isinstance(pattern, Local)}
+    return (own, *(Local(window, 0) for window in sorted(windows) if window < limit))
 
 
 def units_of(
-    sites: Sequence[Site], length: int, *, granularity: str = "head", keep_layers: Collection[int] = ()
+    sites: Sequence[Site],
+    length: int,
+    *,
+    granularity: str = "head",
+    keep_layers: Collection[int] = (),
+    chosen: Collection[str] | None = None,
 ) -> tuple[Unit, ...]:
     """Return the units of a program, sites in execution order.
 
@@ -64,6 +64,7 @@ def units_of(
         length: tokens that the plan is made for.
         granularity: "head", "group" (query heads of one KV head) or "layer".
         keep_layers: layers (`Site.layer`) that stay as they are.
+        chosen: families of patterns to choose from, None for all.
 
     Raises:
         UsageError: the settings contradict each other or the model, or leave nothing to choose.
@@ -81,13 +82,13 @@ def units_of(
     units = []
     for site in sites:
         own = (own_pattern(site),)
-        options = own if site.layer in keep_layers else menu(site, length)
+        options = own if site.layer in keep_layers else menu(site, length, chosen)
         size = {"head": 1, "group": site.group, "layer": site.q_heads}[granularity]
         units += [
             Unit(site, tuple(range(first, first + size)), options) for first in range(0, site.q_heads, size)
         ]
     if all(len(unit.options) == 1 for unit in units):
-        raise UsageError(f"no head can become local at {length} tokens: calibrate at a longer length")
+        raise UsageError(f"no head can see less at {length} tokens: calibrate at a longer length")
     return tuple(units)
 
 
@@ -98,10 +99,21 @@ def narrowed(units: Iterable[Unit], length: int) -> tuple[Unit, ...]:
             unit,
             options=(
                 unit.options[0],
-                *(option for option in unit.options[1:] if sum(option.params()) < length),
+                *(option for option in unit.options[1:] if option.hides(length)),
             ),
         )
         for unit in units
+    )
+
+
+def measured(units: Iterable[Unit], kept: Sequence[Sequence[float]]) -> tuple[Unit, ...]:
+    """Return the units whose options carry the share of the dense pairs that they were seen to visit."""
+    return tuple(
+        replace(
+            unit,
+            options=tuple(option.measured(share) for option, share in zip(unit.options, shares, strict=True)),
+        )
+        for unit, shares in zip(units, kept, strict=True)
     )
 
 

@@ -50,8 +50,11 @@ class LatencyTable:
         return self.node_overhead_us(site) + sum(self.head_us(pattern, site, length) for pattern in heads)
 
     def _knot_us(self, pattern: Pattern, site: Site, length: int) -> float:
-        # Where every key is inside the window a head does what a dense one does.
-        seen = Dense() if pattern.params()[0] >= length else pattern
+        return sum(share * self._part_us(part, site, length) for share, part in pattern.timed_as() if share)
+
+    def _part_us(self, pattern: Pattern, site: Site, length: int) -> float:
+        # Where no key is hidden a head does what a dense one does.
+        seen = pattern if pattern.hides(length) else Dense()
         node_us = self._uniform_us(seen, site, length)
         # On a busy machine a call of one token may wait for its threads longer than a long call takes. Were all of that
         # overhead, every head would be as good as free, and none worth narrowing: half of a call is its heads'.
@@ -71,7 +74,7 @@ def node_workload(
 ) -> Workload:
     """Return the workload of one prefill call of a node at `length` tokens."""
     return Workload.of(
-        heads,
+        (pattern.alike() for pattern in heads),
         kv_heads=site.kv_heads,
         head_dim=site.head_dim,
         q_len=length,

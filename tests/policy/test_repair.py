@@ -16,7 +16,7 @@ from hcompile.policy.units import Unit, units_of
 from hcompile.site import Site
 
 SITES = tuple(Site(f"layer.{i}", i, 4, 2, 64, 0.125, causal=True) for i in range(4))
-UNITS = units_of(SITES, 2048)
+UNITS = units_of(SITES, 2048, chosen=["local"])
 LIMIT = 0.003
 
 
@@ -50,7 +50,8 @@ class World:
 
     def scores(self) -> Scores:
         curvature = tuple(map(tuple, self.cost))
-        return Scores(0.0, tuple((0.0,) * len(row) for row in self.cost), curvature)
+        kept = tuple((1.0,) * len(row) for row in self.cost)
+        return Scores(0.0, tuple((0.0,) * len(row) for row in self.cost), curvature, kept)
 
     def measure(self, plan: Plan) -> list[list[DocumentScore]]:
         self.measured.append(plan)
@@ -72,7 +73,8 @@ class World:
             tuple(share * (cost - row[option]) for cost in row)
             for row, option in zip(self.cost, own, strict=True)
         )
-        return Scores(base, slope, tuple((0.0,) * len(row) for row in self.cost))
+        nothing, kept = (tuple((value,) * len(row) for row in self.cost) for value in (0.0, 1.0))
+        return Scores(base, slope, nothing, kept)
 
 
 def option_of(unit: Unit, plan: Plan) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from hcompile.errors import UsageError
-from hcompile.patterns import Dense, Local
+from hcompile.patterns import Dense, Local, Routed, families
 from hcompile.plan import Plan
-from hcompile.policy.units import menu, plan_of, units_of
+from hcompile.policy.units import measured, menu, plan_of, units_of
 from hcompile.site import Site
 
 SITES = tuple(Site(f"layer.{i}", i, 6, 2, 64, 0.125, causal=True) for i in range(3))
@@ -38,10 +38,22 @@ def test_option_zero_everywhere_is_the_model_itself() -> None:
 
 def test_a_menu_holds_a_dozen_patterns_that_remove_something() -> None:
     assert len(menu(SITES[0], 8192)) > 12
-    assert menu(SITES[0], 256) == (
+    assert menu(SITES[0], 256, ["local"]) == (
         Dense(),
         *(Local(w, s) for s, w in ((16, 64), (16, 128), (16, 192), (64, 64), (64, 128))),
     )
+
+
+def test_a_menu_holds_the_families_that_were_chosen() -> None:
+    assert {pattern.family for pattern in menu(SITES[0], 8192)} == {"dense", *families()}
+    assert {pattern.family for pattern in menu(SITES[0], 8192, ["routed"])} == {"dense", "routed"}
+    assert {pattern.family for pattern in menu(SLIDING, 8192)} == {"local"}
+
+
+def test_measured_units_carry_what_their_options_read() -> None:
+    (unit,) = units_of(SITES[:1], 8192, granularity="layer", chosen=["routed"])
+    (known,) = measured([unit], [[1.0, *(0.1234 for _ in unit.options[1:])]])
+    assert known.options == (Dense(), *(Routed(option.params()[1], 124) for option in unit.options[1:]))
 
 
 def test_a_sliding_window_is_only_narrowed() -> None:
@@ -61,7 +73,7 @@ def test_kept_layers_have_no_choice() -> None:
         ({"granularity": "token"}, "granularity 'token'"),
         ({"keep_layers": {7}}, r"keep-layers \[7\]"),
         ({"keep_layers": {0, 1, 2}}, "keeps every layer"),
-        ({"length": 64}, "no head can become local at 64 tokens"),
+        ({"length": 64}, "no head can see less at 64 tokens"),
     ],
 )
 def test_settings_that_leave_nothing_are_refused(settings: dict[str, object], complaint: str) -> None:

@@ -29,6 +29,9 @@ class TvmCpu(Backend):
     def supports(self, dtype: str, head_dim: int) -> bool:
         return get_template(self.template).supports(dtype, head_dim)
 
+    def routes(self, dtype: str, head_dim: int) -> bool:
+        return True
+
     def space(self, workload: Workload) -> Space:
         return _space(workload.dtype, workload.head_dim)
 
