@@ -97,7 +97,7 @@ def optimize(as_json: bool, target: str, page: Path | None, **fields: Any) -> No
     """
     request = OptimizeRequest(**fields, backend=TARGETS[target])
     if page is not None:
-        check_place(page)
+        check_place(page, request.target)
     from hcompile.pipeline.optimize import optimize as run
 
     with progress() as report_progress:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 )
 def report(saved: Path, output: Path) -> None:
     """Write the page of a run from JSON, what `hcompile optimize --json` printed."""
-    check_place(output)
+    check_place(output, saved)
     save_page(output, _read(saved))
 
 

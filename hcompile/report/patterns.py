@@ -52,7 +52,12 @@ def picture(name: str, pattern: Pattern, causal: bool, length: int) -> str:
     """Return the drawing of what a pattern of any family lets `length` queries see of as many keys."""
     shares = _visible(pattern, causal, length)
     return draw(
-        name, "Which keys each query sees", 1.45, 1.45, lambda drawing: _paint(drawing, shares), pad=0.01
+        name,
+        "Which keys each query sees",
+        1.45,
+        1.45,
+        lambda drawing: _paint(drawing, shares),
+        laid_out=False,
     )
 
 
@@ -75,7 +80,7 @@ def _visible(pattern: Pattern, causal: bool, length: int) -> Any:
 
 
 def _paint(drawing: Drawing, shares: Any) -> None:
-    axes = drawing.subplots()
+    axes = drawing.add_axes((0.01, 0.01, 0.98, 0.98))
     side = len(shares)
     low = 0.0
     for high, opacity in _LEVELS:
@@ -87,8 +92,8 @@ def _paint(drawing: Drawing, shares: Any) -> None:
     axes.set_xlim(0, side)
     axes.set_ylim(side, 0)
     axes.set_aspect("equal")
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.xaxis.set_visible(False)
+    axes.yaxis.set_visible(False)
     axes.spines[:].set_visible(True)
     axes.spines[:].set_color(QUIET)
 

@@ -65,7 +65,8 @@ def draw(
     width: float,
     height: float,
     paint: Callable[[Figure], None],
-    pad: float = 0.04,
+    *,
+    laid_out: bool = True,
 ) -> str:
     """Return the markup of a drawing of `width` by `height` inches.
 
@@ -73,17 +74,17 @@ def draw(
         name: unique on the page; letters, digits and hyphens.
         description: for those who do not see it; no text of the user's.
         paint: fills an empty figure.
+        laid_out: give labels the room that they need; else `paint` places its axes.
     """
     import matplotlib
     from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     with matplotlib.rc_context(), warnings.catch_warnings():
         # A letter without a glyph only makes the layout's guess of a width worse: the browser has the fonts.
         warnings.simplefilter("ignore", UserWarning)
         matplotlib.rcdefaults()
         matplotlib.rcParams.update({**_STYLE, "svg.hashsalt": name})
-        figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=pad, h_pad=pad))
+        figure = Figure(figsize=(width, height), layout="constrained" if laid_out else None)
         paint(figure)
         text = StringIO()
         figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))

@@ -191,3 +191,10 @@ def dry_run(**changes: Any) -> dict[str, Any]:
 
 def report(value: dict[str, Any]) -> OptimizeReport:
     return OptimizeReport.from_json(value)
+
+
+def many_heads(heads: int) -> dict[str, Any]:
+    """Return the JSON of a run with one layer of so many heads, the first of them dense."""
+    site = Site("attn", 0, heads, heads, 16, 0.25, causal=True)
+    plan = Plan.of({site.name: (Dense(), *(Local(16),) * (heads - 1))})
+    return hybrid(sites=[site.to_json()], plan=plan.to_json(), policy=None, certificate=None, nodes=[])
