@@ -185,7 +185,13 @@ def out_of_reach(**changes: Any) -> dict[str, Any]:
 
 def dry_run(**changes: Any) -> dict[str, Any]:
     """Return the JSON of a run that ended with a plan."""
-    fields = {"outcome": "plan", "output": "plan.json", "certificate": None, "nodes": [], "crossover": None}
+    fields: dict[str, Any] = {
+        "outcome": "plan",
+        "output": "plan.json",
+        "certificate": None,
+        "nodes": [],
+        "crossover": None,
+    }
     return hybrid(**{**fields, **changes})
 
 

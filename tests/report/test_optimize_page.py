@@ -19,7 +19,7 @@ from tests.report.html import Reader, read
 
 SECTIONS = ["asked", "certificate", "heads", "patterns", "trials", "times", "crossover", "kept"]
 HOSTILE = "<script>alert(1)</script>\"'>&amp; ]]> $\\frac{ --> {{ 7 * 7 }}"
-OUTCOMES = {
+OUTCOMES: dict[str, Callable[[], dict[str, Any]]] = {
     "hybrid": reports.hybrid,
     "dense": reports.dense,
     "out of reach": reports.out_of_reach,
