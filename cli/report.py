@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 def report(saved: Path, output: Path) -> None:
     """Write the page of a run from JSON, what `hcompile optimize --json` printed."""
     check_place(output, saved)
-    save_page(output, _read(saved))
+    found = _read(saved)
+    try:
+        save_page(output, found)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise _no_report(saved, error) from error
 
 
 def save_page(path: Path, report: OptimizeReport) -> None:
@@ -45,6 +49,9 @@ def _read(path: Path) -> OptimizeReport:
     except OSError as error:
         raise UsageError(f"{path}: the report cannot be read ({error.strerror})") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(
-            f"{path}: is no report of `hcompile optimize --json` ({type(error).__name__}: {error})"
-        ) from error
+        raise _no_report(path, error) from error
+
+
+def _no_report(path: Path, error: Exception) -> UsageError:
+    told = f"{type(error).__name__}: {error}"
+    return UsageError(f"{path}: is no report of `hcompile optimize --json` ({told})")

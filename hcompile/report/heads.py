@@ -100,7 +100,12 @@ def _paint(drawing: Drawing, facts: Facts, labelled: bool) -> None:
         Patch(facecolor=shades[kind], edgecolor=QUIET, linewidth=0.5, label=(*names, "as it was")[kind])
         for kind in present
     ]
-    drawing.legend(handles=legend, loc="outside lower center", ncols=4, handlelength=1.2, columnspacing=1.2)
+    # A legend fills columns first; people read rows first.
+    columns = min(4, len(legend))
+    legend = [legend[place] for column in range(columns) for place in range(column, len(legend), columns)]
+    drawing.legend(
+        handles=legend, loc="outside lower center", ncols=columns, handlelength=1.2, columnspacing=1.2
+    )
 
 
 def _class(share: float) -> int:

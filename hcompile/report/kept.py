@@ -38,7 +38,8 @@ def _rows(facts: Facts) -> Iterator[tuple[str, str, str]]:
                 if facts.report.policy is None
                 else "the plan chosen within the budget keeps it"
             )
-        part = "all heads" if len(heads) == site.q_heads else f"heads {numbers(heads)}"
+        some = f"{'head' if len(heads) == 1 else 'heads'} {numbers(heads)}"
+        part = "all heads" if len(heads) == site.q_heads else some
         yield site.name, part, f"{why}{own}"
     for guard in facts.report.guards:
         yield f"input {guard.input}", "some calls", _GUARDS[guard.kind].format(guard.input)
@@ -51,8 +52,10 @@ def _rows(facts: Facts) -> Iterator[tuple[str, str, str]]:
                 "the hybrid graph was not faster at any length that was timed",
             )
         elif start > 1:
-            yield (
-                calls,
-                f"below {start} tokens",
-                "the hybrid graph was not measured to be faster there",
+            shorter = [
+                each for each in facts.crossover.timings if each.batch == batch and each.length < start
+            ]
+            why = (
+                "the hybrid graph was not always faster there" if shorter else "shorter calls were not timed"
             )
+            yield calls, f"below {start} tokens", why

@@ -105,10 +105,14 @@ def cells(places: Iterable[tuple[float, float, float, float]], **look: Any) -> P
 
 
 def plain_numbers(axis: Axis) -> None:
-    """Label a logarithmic axis with numbers as they are read, at 1, 2 and 5 of each power of ten."""
+    """Label a logarithmic axis, once all is drawn, with numbers as they are read: the more, the less it spans."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    low, high = axis.get_view_interval()
+    wide = high > 8 * low
+    axis.set_major_locator(
+        LogLocator(subs=(1.0, 2.0, 5.0) if wide else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0))
+    )
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 

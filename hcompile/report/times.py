@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hcompile.report.facts import Facts
 from hcompile.report.page import Block, Figure, Section, Table, Text
 from hcompile.report.svg import DENSE, HYBRID, draw
-from hcompile.report.words import NONE, count, milliseconds, percent, seconds
+from hcompile.report.words import NONE, milliseconds, percent, seconds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
+
+    from hcompile.pipeline.report import NodeTime
+    from hcompile.runtime.crossover import Timing
 
 
 def section(facts: Facts) -> Section:
@@ -38,26 +42,30 @@ def _nodes(facts: Facts) -> tuple[Block, ...]:
         lambda drawing: _paint_nodes(drawing, facts, [layers.get(node.site, "") for node in nodes]),
     )
     table = [
-        (
-            layers.get(node.site, ""),
-            milliseconds(node.predicted_us),
-            _measured(node.predicted_us, node.measured_us),
-        )
-        for node in nodes
+        (layers.get(node.site, ""), milliseconds(node.predicted_us), _told(_measured(node))) for node in nodes
     ]
-    predicted, measured = sum(node.predicted_us for node in nodes), sum(node.measured_us for node in nodes)
-    table.append(("all", milliseconds(predicted), milliseconds(measured)))
+    predicted_us = sum(node.predicted_us for node in nodes)
+    table.append(("all", milliseconds(predicted_us), _told(_all_measured(nodes))))
     caption = (
-        f"Attention of one row of {nodes[0].length} tokens under the plan, by layer: what plans were compared by, and "
-        f"the median time of the kernel that the node got. {count(facts.report.kernels_measured, 'kernel')} were timed "
-        "in this run; the others were known from earlier ones."
+        f"Attention of one row of {nodes[0].length} tokens under the plan, by layer. Predicted: a constant for "
+        "the launch, and the time of each head in a node of heads alike. Measured: the node's own kernel, its median. "
+        f"Kernels timed in this run: {facts.report.kernels_measured}; what others take was known from earlier ones."
     )
     return Figure(svg, caption), Table((">layer", ">predicted ms", ">measured ms"), tuple(table))
 
 
-def _measured(predicted_us: float, measured_us: float) -> str:
-    # A node whose kernel has no time of its own is given the predicted one.
-    return NONE if measured_us == predicted_us else milliseconds(measured_us)
+def _measured(node: NodeTime) -> float | None:
+    """Return the measured time; a node whose kernel has none of its own was given the predicted one."""
+    return None if node.measured_us == node.predicted_us else node.measured_us
+
+
+def _all_measured(nodes: Sequence[NodeTime]) -> float | None:
+    times = [_measured(node) for node in nodes]
+    return None if None in times else sum(time for time in times if time is not None)
+
+
+def _told(time_us: float | None) -> str:
+    return NONE if time_us is None else milliseconds(time_us)
 
 
 def _paint_nodes(drawing: Drawing, facts: Facts, layers: list[str]) -> None:
@@ -66,7 +74,7 @@ def _paint_nodes(drawing: Drawing, facts: Facts, layers: list[str]) -> None:
     places = range(len(nodes))
     for shift, color, label, times in (
         (-0.2, DENSE, "predicted", [node.predicted_us for node in nodes]),
-        (0.2, HYBRID, "measured", [node.measured_us for node in nodes]),
+        (0.2, HYBRID, "measured", [_measured(node) or 0.0 for node in nodes]),
     ):
         axes.barh(
             [place + shift for place in places], [us / 1000 for us in times], 0.36, color=color, label=label
@@ -84,19 +92,20 @@ def _whole(facts: Facts) -> list[tuple[Block, ...]]:
     """Set attention against the rest, where a call of one row was timed at the length of the nodes."""
     nodes = facts.report.nodes
     length = nodes[0].length
-    timing = next(
-        (each for each in facts.crossover.timings if (each.batch, each.length) == (1, length)), None
-    )
-    attention_us = sum(node.measured_us for node in nodes)
-    if timing is None or attention_us > timing.hybrid_us:
-        told = (
-            f"A call of 1 x {length} tokens was not timed as a whole, so the rest of its time is not known."
-        )
-        if timing is not None:
-            told = (
-                "The nodes, timed by themselves, took longer than the whole call, so the rest is not known."
-            )
-        return [(Text(told),)]
+    whole = [each for each in facts.crossover.timings if (each.batch, each.length) == (1, length)]
+    attention_us = _all_measured(nodes)
+    if not whole:
+        why = f"a call of 1 x {length} tokens was not timed as a whole"
+    elif attention_us is None:
+        why = "not every node has a time of its own"
+    elif attention_us > whole[0].hybrid_us:
+        why = "the nodes, timed by themselves, took longer than a whole call"
+    else:
+        return [(_parts(attention_us, whole[0]),)]
+    return [(Text(f"What the rest of a call takes is not known: {why}."),)]
+
+
+def _parts(attention_us: float, timing: Timing) -> Table:
     rest_us = timing.hybrid_us - attention_us
     rows = (
         (
@@ -108,8 +117,10 @@ def _whole(facts: Facts) -> list[tuple[Block, ...]]:
         ("hybrid call", milliseconds(timing.hybrid_us), percent(1.0, 0)),
         ("dense call", milliseconds(timing.dense_us), percent(timing.dense_us / timing.hybrid_us, 0)),
     )
-    caption = f"One call of 1 x {length} tokens. How much of the dense call is attention was not measured."
-    return [(Table(("part", ">ms", ">of the hybrid call"), rows, caption),)]
+    caption = (
+        f"One call of 1 x {timing.length} tokens. How much of the dense call is attention was not measured."
+    )
+    return Table(("part", ">ms", ">of the hybrid call"), rows, caption)
 
 
 def _stages(facts: Facts) -> tuple[Block, ...]:

@@ -61,11 +61,13 @@ def _figure(facts: Facts, place: int, name: str, limit: float | None) -> Figure:
     kept_back = ""
     if limit is not None and reserve is not None and reserve < limit:
         kept_back = f", dotted: what plans are chosen within ({figure(reserve)})"
+    dense = "" if facts.dense_us is None else f" (dense: {milliseconds(facts.dense_us)} ms)"
     line = "" if limit is None else f" Dashed: the limit ({figure(limit)}){kept_back}."
     caption = (
         f"{name}: {count(len(facts.trials), 'plan')}, each measured jointly on {facts.documents('repair')} of "
         f"{facts.length} tokens at most; bars reach up to the bound that a certificate would likely stay below.{line} "
-        "Times are predicted, of all attention of one row. The thin line joins plans that no other one beats in both."
+        f"Times are predicted, of one row and without the nodes' launches{dense}. "
+        "The thin line joins plans that no other one beats in both."
     )
     return Figure(svg, caption)
 
@@ -113,12 +115,9 @@ def _paint(drawing: Drawing, facts: Facts, place: int, limit: float | None) -> N
     axes = drawing.subplots()
     trials, chosen = facts.trials, _chosen(facts)
     points = [(trial.latency_us / 1000, trial.measured[place]) for trial in trials]
-    if facts.dense_us is not None:
-        points.append((facts.dense_us / 1000, 0.0))
-        axes.plot(*points[-1], "s", color=DENSE, markersize=7, label="dense")
     front = _front(points)
     axes.plot(*zip(*front, strict=True), color=DENSE, linewidth=0.8, zorder=1)
-    for trial, (x, y) in zip(trials, points, strict=False):
+    for trial, (x, y) in zip(trials, points, strict=True):
         axes.plot([x, x], [y, trial.likely_bound[place]], color=HYBRID, linewidth=1.2, alpha=0.6, zorder=2)
     looks: tuple[tuple[str, Any, dict[str, Any]], ...] = (
         ("not held", lambda trial: not trial.accepted, {"marker": "x", "color": LIMIT}),
@@ -126,10 +125,10 @@ def _paint(drawing: Drawing, facts: Facts, place: int, limit: float | None) -> N
         ("chosen", lambda trial: trial is chosen, {"marker": "*", "color": INK, "markersize": 13}),
     )
     for label, wanted, look in looks:
-        where = [point for trial, point in zip(trials, points, strict=False) if wanted(trial)]
+        where = [point for trial, point in zip(trials, points, strict=True) if wanted(trial)]
         if where:
             axes.plot(*zip(*where, strict=True), linestyle="none", label=label, zorder=3, **look)
-    for number, (x, y) in enumerate(points[: len(trials)], 1):
+    for number, (x, y) in enumerate(points, 1):
         axes.annotate(str(number), (x, y), (6, -3), textcoords="offset points", fontsize=8.5, va="top")
     if limit is not None:
         axes.axhline(limit, color=LIMIT, linestyle="--", linewidth=1.2)
@@ -139,6 +138,7 @@ def _paint(drawing: Drawing, facts: Facts, place: int, limit: float | None) -> N
     highest = max(trial.likely_bound[place] for trial in trials)
     if limit and highest > 10 * limit:
         axes.set_yscale("symlog", linthresh=limit)
+        axes.set_ylim(bottom=min(0.0, *(y for _, y in points)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.margins(x=0.08)
     axes.set_xlabel("predicted attention time, ms")

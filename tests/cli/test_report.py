@@ -76,8 +76,16 @@ def test_page_is_made_later_from_saved_json(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"outcome": "dense"}', json.dumps(reports.dense() | {"more": 1}), "\udcff"],
-    ids=["empty", "list", "object", "short", "more", "bytes"],
+    [
+        "",
+        "[]",
+        "{}",
+        '{"outcome": "dense"}',
+        json.dumps(reports.dense() | {"more": 1}),
+        json.dumps(reports.dense() | {"run": {"model": "m"}}),
+        "\udcff",
+    ],
+    ids=["empty", "list", "object", "short", "more", "run", "bytes"],
 )
 def test_other_json_is_one_line(tmp_path: Path, text: str) -> None:
     saved = tmp_path / "run.json"

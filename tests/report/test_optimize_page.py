@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hcompile.errors import UsageError
-from hcompile.report import kept
+from hcompile.report import kept, times
 from hcompile.report.facts import Facts
 from hcompile.report.optimize_page import optimize_page
 from hcompile.report.page import Section, Text, render
@@ -187,3 +187,11 @@ def test_many_heads_are_drawn_without_labels() -> None:
     wide = reports.many_heads(32)
     html = html_of(wide)
     assert "White squares: as the model has it" in html and "min-width" in html
+
+
+def test_a_node_without_a_time_of_its_own_is_not_given_one() -> None:
+    value = reports.hybrid()
+    value["nodes"][1]["measured_us"] = value["nodes"][1]["predicted_us"]
+    told = str(times.section(Facts.of(reports.report(value))).rows)
+    assert "('1', '0.250', '\N{EN DASH}')" in told and "('all', '0.750', '\N{EN DASH}')" in told
+    assert "not every node has a time of its own" in told
