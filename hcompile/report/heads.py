@@ -33,7 +33,7 @@ def section(facts: Facts) -> Section:
     heads = max(site.q_heads for site in facts.sites)
     labelled = heads <= _LABELLED
     left = 0.42 if labelled else max(0.12, 5.6 / heads)
-    width, height = 1.1 + left * heads, 1.35 + 0.24 * len(facts.sites)
+    width, height = 1.1 + left * heads, 1.4 + 0.24 * len(facts.sites)
     svg = draw(
         "heads",
         "Share of pairs left by layer and query head",
@@ -101,7 +101,7 @@ def _paint(drawing: Drawing, facts: Facts, labelled: bool) -> None:
         for kind in present
     ]
     # A legend fills columns first; people read rows first.
-    columns = min(4, len(legend))
+    columns = min(3, len(legend))
     legend = [legend[place] for column in range(columns) for place in range(column, len(legend), columns)]
     drawing.legend(
         handles=legend, loc="outside lower center", ncols=columns, handlelength=1.2, columnspacing=1.2

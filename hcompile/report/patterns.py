@@ -42,8 +42,8 @@ def section(facts: Facts) -> Section:
         pictures.append(Figure(picture(f"pattern-{place}", pattern, causal, length), caption, small=True))
     told = Text(
         f"Each pattern once, the widest first: queries from top to bottom, keys from left to right, {length} of each. "
-        f"A cell is the darker, the more of the pairs sampled in it are visible ({_SAMPLES} x {_SAMPLES} at most); the "
-        "percentage is counted exactly."
+        f"A cell is the more solid, the more of the pairs sampled in it are visible ({_SAMPLES} x {_SAMPLES} at most); "
+        "the percentage is counted exactly."
     )
     return Section("patterns", "Patterns", ((told,), tuple(pictures)))
 

@@ -118,7 +118,8 @@ def _parts(attention_us: float, timing: Timing) -> Table:
         ("dense call", milliseconds(timing.dense_us), percent(timing.dense_us / timing.hybrid_us, 0)),
     )
     caption = (
-        f"One call of 1 x {timing.length} tokens. How much of the dense call is attention was not measured."
+        f"One call of 1 x {timing.length} tokens. The nodes were timed when they were tuned, the calls at the end: how "
+        "they compare depends on what else the machine did. How much of the dense call is attention was not measured."
     )
     return Table(("part", ">ms", ">of the hybrid call"), rows, caption)
 

@@ -27,18 +27,18 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[OptimizeReport]:
 
 
 def test_page_is_written_beside_the_json(runs: list[OptimizeReport], tmp_path: Path) -> None:
-    runs.append(reports.report(reports.hybrid()))
+    runs.append(reports.report(reports.empty(outcome="hybrid", policy=None)))
     page, output = tmp_path / "page.html", tmp_path / "m.hcm"
     result = invoke("optimize", "m", "-o", output, "--json", "--report", page)
     assert result.exit_code == 0 and f"wrote {page}" in result.stderr
-    assert json.loads(result.stdout) == reports.hybrid()
+    assert json.loads(result.stdout) == reports.empty(outcome="hybrid", policy=None)
     assert page.read_text().startswith("<!DOCTYPE html>") and list(tmp_path.iterdir()) == [page]
 
 
 def test_page_of_a_dense_model_is_written_before_the_error(
     runs: list[OptimizeReport], tmp_path: Path
 ) -> None:
-    runs.append(reports.report(reports.out_of_reach()))
+    runs.append(reports.report(reports.empty()))
     result = invoke("optimize", "m", "--report", tmp_path / "page.html")
     assert result.exit_code == 3 and "The model stays dense" in (tmp_path / "page.html").read_text()
 
@@ -68,7 +68,7 @@ def test_missing_extra_is_named_before_the_work(tmp_path: Path, monkeypatch: pyt
 
 def test_page_is_made_later_from_saved_json(tmp_path: Path) -> None:
     saved, page = tmp_path / "run.json", tmp_path / "page.html"
-    saved.write_text(json.dumps(reports.dense()))
+    saved.write_text(json.dumps(reports.empty()))
     result = invoke("report", saved, "-o", page)
     assert result.exit_code == 0 and result.stdout == ""
     assert "The model stays dense" in page.read_text()
@@ -81,8 +81,8 @@ def test_page_is_made_later_from_saved_json(tmp_path: Path) -> None:
         "[]",
         "{}",
         '{"outcome": "dense"}',
-        json.dumps(reports.dense() | {"more": 1}),
-        json.dumps(reports.dense() | {"run": {"model": "m"}}),
+        json.dumps(reports.empty() | {"more": 1}),
+        json.dumps(reports.empty() | {"run": {"model": "m"}}),
         "\udcff",
     ],
     ids=["empty", "list", "object", "short", "more", "run", "bytes"],

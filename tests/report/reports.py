@@ -195,6 +195,19 @@ def dry_run(**changes: Any) -> dict[str, Any]:
     return hybrid(**{**fields, **changes})
 
 
+def empty(**changes: Any) -> dict[str, Any]:
+    """Return the JSON of a run on a model without attention, whose page has no drawing and is made at once."""
+    fields = {
+        "sites": [],
+        "plan": {"schema": 1, "sites": []},
+        "removed": {},
+        "certificate": None,
+        "stages": {},
+    }
+    why = {"why_dense": "there is no attention", "trials": [], "dense_latency_us": None}
+    return dense(**{**fields, "policy": why, **changes})
+
+
 def report(value: dict[str, Any]) -> OptimizeReport:
     return OptimizeReport.from_json(value)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from hcompile.report.optimize_page import optimize_page
 from hcompile.report.page import Section, Text, render
 from hcompile.report.verdict import verdict
 from tests.report import reports
-from tests.report.html import Reader, read
+from tests.report.html import read
 
 SECTIONS = ["asked", "certificate", "heads", "patterns", "trials", "times", "crossover", "kept"]
 HOSTILE = "<script>alert(1)</script>\"'>&amp; ]]> $\\frac{ --> {{ 7 * 7 }}"
@@ -154,8 +156,15 @@ def test_no_text_of_the_users_is_markup() -> None:
     assert "<" not in title and "&lt;script&gt;" in title
 
 
+def test_a_saved_report_of_a_real_run_has_a_page() -> None:
+    saved = json.loads((Path(__file__).parents[1] / "data" / "optimize-1.json").read_bytes())
+    page = read(html_of(saved))
+    assert [section["id"] for section in page.named("section")] == SECTIONS
+    assert "kl at most 0.00245 of the allowed 0.003" in page.text.replace("\N{NO-BREAK SPACE}", " ")
+
+
 def test_other_sections_stand_at_the_end() -> None:
-    page = read(html_of(reports.dense(), Section("ablation", "Ablation", ((Text("<b>none</b>"),),))))
+    page = read(html_of(reports.empty(), Section("ablation", "Ablation", ((Text("<b>none</b>"),),))))
     assert [section["id"] for section in page.named("section")] == [*SECTIONS, "ablation"]
     assert "<b>none</b>" in page.text
 
@@ -177,10 +186,8 @@ def test_a_part_that_is_not_what_it_should_be_is_a_usage_error(spoil: Callable[[
 
 
 def test_a_model_without_attention_has_a_page() -> None:
-    nothing = {"schema": 1, "sites": []}
-    empty = reports.dense(sites=[], plan=nothing, removed={}, policy=None, certificate=None, stages={})
-    page: Reader = read(html_of(empty))
-    assert "No attention of the model is understood" in page.text
+    page = read(html_of(reports.empty()))
+    assert "No attention of the model is understood" in page.text and not page.named("svg")
 
 
 def test_many_heads_are_drawn_without_labels() -> None:
