@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 def asked(job: Job) -> dict[str, Any]:
     """Return a JSON object.
 
-    `documents` has how many there were by use ("profile", "repair", "certify"), None where there were none; `rounds`
-    the least and the most calls that a time of the crossover is the median of; `date` is the machine's own, ISO 8601.
+    `documents` has how many there were by what they were used for ("profile", "repair", "certify"), None where there
+    were none; `rounds` the least and the most calls that a time of the crossover is the median of; `date` is the
+    machine's own, ISO 8601.
     """
     request, splits = job.request, job.splits
-    documents = None
-    if splits is not None:
-        documents = {name: len(getattr(splits, name)) for name in ("profile", "repair", "certify")}
+    uses: tuple[str, ...] = ("profile", "repair") if job.plan is None else ()
+    if job.held_out and not request.dry_run:
+        uses: tuple[str, ...] = (*uses, "certify")
+    documents = None if splits is None else {use: len(getattr(splits, use)) for use in uses}
     return {
         "model": job.model.source,
         "kind": job.model.kind,

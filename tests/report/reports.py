@@ -197,14 +197,14 @@ def dry_run(**changes: Any) -> dict[str, Any]:
 
 def empty(**changes: Any) -> dict[str, Any]:
     """Return the JSON of a run on a model without attention, whose page has no drawing and is made at once."""
-    fields = {
+    fields: dict[str, Any] = {
         "sites": [],
         "plan": {"schema": 1, "sites": []},
         "removed": {},
         "certificate": None,
         "stages": {},
     }
-    why = {"why_dense": "there is no attention", "trials": [], "dense_latency_us": None}
+    why: dict[str, Any] = {"why_dense": "there is no attention", "trials": [], "dense_latency_us": None}
     return dense(**{**fields, "policy": why, **changes})
 
 
