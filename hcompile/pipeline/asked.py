@@ -22,7 +22,7 @@ def asked(job: Job) -> dict[str, Any]:
     request, splits = job.request, job.splits
     uses: tuple[str, ...] = ("profile", "repair") if job.plan is None else ()
     if job.held_out and not request.dry_run:
-        uses: tuple[str, ...] = (*uses, "certify")
+        uses = (*uses, "certify")
     documents = None if splits is None else {use: len(getattr(splits, use)) for use in uses}
     return {
         "model": job.model.source,

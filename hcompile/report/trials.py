@@ -28,6 +28,10 @@ def section(facts: Facts) -> Section:
     for place, name in enumerate(names):
         limit = limits[place] if place < len(limits) else None
         rows.append((_figure(facts, place, name, limit), _table(facts, place, name)))
+    if _chosen(facts) is not None and facts.report.outcome == "dense":
+        rows.append(
+            (Text("The plan marked as chosen was then not certified, so it is not in the artifact."),)
+        )
     return Section("trials", "Measured plans", tuple(rows))
 
 
