@@ -47,5 +47,5 @@ $(INSTALLED): pyproject.toml
 	@command -v "$${CXX:-g++}" >/dev/null && command -v "$${CC:-gcc}" >/dev/null \
 		|| { echo "no C and C++ compiler: install gcc and g++, or set CC and CXX" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev,plot,transformers]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,plot,report,transformers]'
 	touch $@

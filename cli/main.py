@@ -14,6 +14,7 @@ from hcompile.cli.doctor import doctor
 from hcompile.cli.inspect import inspect
 from hcompile.cli.interrupts import ends_as_interrupts
 from hcompile.cli.optimize import optimize
+from hcompile.cli.report import report
 from hcompile.cli.tune import tune
 from hcompile.cli.verify import verify
 from hcompile.errors import HCompileError
@@ -78,5 +79,5 @@ def main(traceback: bool) -> None:
     """
 
 
-for command in (optimize, inspect, verify, bench, tune, db, doctor):
+for command in (optimize, inspect, verify, bench, tune, db, doctor, report):
     main.add_command(command)

@@ -24,11 +24,13 @@ from hcompile.cli.options import (
     trust,
 )
 from hcompile.cli.render import print_json, progress, remark
+from hcompile.cli.report import save_page
 from hcompile.cli.tables import print_certificate, print_crossover, print_left, print_plan, print_work
 from hcompile.codegen.registry import TARGETS
 from hcompile.errors import BudgetError
 from hcompile.patterns import families
 from hcompile.pipeline.request import GRANULARITIES, OptimizeRequest
+from hcompile.report.place import check_place
 
 if TYPE_CHECKING:
     from hcompile.pipeline.report import OptimizeReport
@@ -78,6 +80,13 @@ if TYPE_CHECKING:
     "--plan", type=click.Path(path_type=Path), help="Take the plan of this file instead of choosing one."
 )
 @click.option("--dry-run", is_flag=True, help="Choose a plan and write it as JSON; no artifact.")
+@click.option(
+    "--report",
+    "page",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also write the run as one HTML page: what came out and the figures it rests on.",
+)
 @target
 @trials
 @time_limit
@@ -87,7 +96,7 @@ if TYPE_CHECKING:
 @seed
 @database
 @as_json
-def optimize(as_json: bool, target: str, **fields: Any) -> None:
+def optimize(as_json: bool, target: str, page: Path | None, **fields: Any) -> None:
     """Make MODEL faster within a quality budget.
 
     The result is an artifact for hcompile.load. MODEL is a transformers folder, an archive of torch.export.save, or
@@ -95,6 +104,8 @@ def optimize(as_json: bool, target: str, **fields: Any) -> None:
     code is 3.
     """
     request = OptimizeRequest(**fields, backend=TARGETS[target])
+    if page is not None:
+        check_place(page, request.target)
     from hcompile.pipeline.optimize import optimize as run
 
     with progress() as report_progress:
@@ -105,6 +116,8 @@ def optimize(as_json: bool, target: str, **fields: Any) -> None:
         print_json(report.to_json())
     else:
         _show(report)
+    if page is not None:
+        save_page(page, report)
     if report.outcome == "dense" or report.why_dense:
         what = "plan" if report.outcome == "plan" else "model"
         why = report.why_dense or f"the certified bound of {' and '.join(report.broken)} is above the budget"

@@ -15,6 +15,7 @@ from hcompile.plan import Plan
 from hcompile.site import Site
 
 if TYPE_CHECKING:
+    import torch
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -72,6 +73,15 @@ def draw(plan: Plan, sites: Sequence[Site], length: int) -> Figure:
     return figure
 
 
+def visibility(pattern: Pattern, causal: bool, positions: torch.Tensor) -> torch.Tensor:
+    """Return which keys at `positions` (int64 `[N]`) the queries there see: bool `[N, N]`, queries first."""
+    import torch
+
+    queries, keys = positions[:, None], positions[None, :]
+    seen = pattern.visible(queries, keys, torch.tensor(0))
+    return seen & (keys <= queries) if causal else seen
+
+
 def _distinct(plan: Plan, sites: Sequence[Site]) -> list[tuple[Pattern, bool]]:
     """Return each pattern of the plan once, with whether its site is causal, the widest first."""
     seen = {(pattern, site.causal) for site in sites for pattern in plan[site.name]}
@@ -81,11 +91,7 @@ def _distinct(plan: Plan, sites: Sequence[Site]) -> list[tuple[Pattern, bool]]:
 def _draw_pattern(axes: Axes, pattern: Pattern, causal: bool, length: int) -> None:
     import torch
 
-    positions = torch.linspace(0, length - 1, min(length, _PIXELS)).long()
-    queries, keys = positions[:, None], positions[None, :]
-    seen = pattern.visible(queries, keys, torch.tensor(0))
-    if causal:
-        seen &= keys <= queries
+    seen = visibility(pattern, causal, torch.linspace(0, length - 1, min(length, _PIXELS)).long())
     dense, visited = (kind.visited_pairs(length, length, causal=causal) for kind in (Dense(), pattern))
     axes.imshow(
         seen.numpy(), cmap="Blues", vmin=0, vmax=1.4, extent=(0, length, length, 0), interpolation="nearest"

@@ -26,7 +26,8 @@ _FARTHEST = 4
 _LONGEST_CALL_US = 2e6
 """Beyond the planned tokens, no call is timed that may take longer than this."""
 
-_ROUNDS = Rounds(least=5, most=40, enough_s=0.6)
+ROUNDS = Rounds(least=5, most=40, enough_s=0.6)
+"""Calls of each graph that a time is the median of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def measure_crossover(
         try:
             inputs = made_up_inputs(program, axis, batch, length, generator)
             calls = [partial(graph, *inputs) for graph in graphs]
-            dense, hybrid = (median(times) for times in time_calls(calls, _ROUNDS, clock).times_us)
+            dense, hybrid = (median(times) for times in time_calls(calls, ROUNDS, clock).times_us)
         except torch.OutOfMemoryError:
             return None
         return Timing(length, dense, hybrid, batch)
@@ -140,8 +141,8 @@ def _worth_it(timings: Sequence[Timing], batch: int, length: int) -> bool:
 
 
 def _measuring_s(timings: Sequence[Timing], batch: int, length: int) -> float:
-    """Return how long timing a slow call should take at most; a fast one takes up to `_ROUNDS.enough_s` a graph."""
-    return (2 + _ROUNDS.least) * sum(_expected_us(timings, batch, length)) / 1e6
+    """Return how long timing a slow call should take at most; a fast one takes up to `ROUNDS.enough_s` a graph."""
+    return (2 + ROUNDS.least) * sum(_expected_us(timings, batch, length)) / 1e6
 
 
 def _expected_us(timings: Sequence[Timing], batch: int, length: int) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from hcompile.artifact.write import write_artifact
 from hcompile.errors import EnvironmentFault
 from hcompile.frontend.load import ImportedModel
 from hcompile.passes.select import select
+from hcompile.pipeline.asked import asked
 from hcompile.pipeline.attempts import ATTEMPTS, GIVEN
 from hcompile.pipeline.certifying import certify_lowered, text_encoder
 from hcompile.pipeline.choosing import Choice, choose
@@ -221,4 +222,5 @@ def _report(
         stages=stages.seconds,
         kernels_measured=kernels_measured,
         warnings=job.warnings,
+        run=asked(job),
     )

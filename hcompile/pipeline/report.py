@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hcompile.checks import check_object, shown
 from hcompile.guard import Guard
 from hcompile.left import LeftDense
 from hcompile.plan import Plan
@@ -29,6 +30,11 @@ class NodeTime:
             "measured_us": self.measured_us,
         }
 
+    @classmethod
+    def from_json(cls, value: Any) -> NodeTime:
+        """Raises: ValueError when `value` is no time of a node."""
+        return cls(**check_object("node", value, ("site", "length", "predicted_us", "measured_us")))
+
 
 @dataclass(frozen=True, slots=True)
 class OptimizeReport:
@@ -44,6 +50,7 @@ class OptimizeReport:
         stages: seconds of each stage by name, in order.
         kernels_measured: candidates that were timed in this run; 0 when the database had everything.
         warnings: one line each.
+        run: what was asked, on what and when (`hcompile.pipeline.asked`), None in reports that do not say.
     """
 
     output: str
@@ -61,6 +68,7 @@ class OptimizeReport:
     stages: Mapping[str, float]
     kernels_measured: int
     warnings: tuple[str, ...] = ()
+    run: Mapping[str, Any] | None = None
 
     @property
     def why_dense(self) -> str:
@@ -90,4 +98,30 @@ class OptimizeReport:
             "stages": dict(self.stages),
             "kernels_measured": self.kernels_measured,
             "warnings": list(self.warnings),
+            "run": self.run,
         }
+
+    @classmethod
+    def from_json(cls, value: Any) -> OptimizeReport:
+        """Read a report; the parts that have a form of their own elsewhere are checked where they are used.
+
+        Raises: ValueError, TypeError or KeyError when `value` is no report.
+        """
+        if not isinstance(value, dict) or "outcome" not in value:
+            raise ValueError(f"report is {shown(value)}, wanted what `hcompile optimize --json` prints")
+        plan = Plan.from_json(value["plan"])
+        sites = tuple(Site.from_json(site) for site in value["sites"])
+        plan.check(sites)
+        left = (check_object("left", entry, ("name", "reason")) for entry in value["left"])
+        guards = (check_object("guard", entry, ("kind", "input")) for entry in value["guards"])
+        found = {
+            **value,
+            "sites": sites,
+            "plan": plan,
+            "left": tuple(LeftDense(**entry) for entry in left),
+            "guards": tuple(Guard(**entry) for entry in guards),
+            "removed": {int(length): float(share) for length, share in value["removed"].items()},
+            "nodes": tuple(NodeTime.from_json(node) for node in value["nodes"]),
+            "warnings": tuple(map(str, value["warnings"])),
+        }
+        return cls(**found)

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LINKED = ("passes", "schedules", "tuning_db", "cli")
 HEAVY = (
+    "jinja2",
     "matplotlib",
     "networkx",
     "numpy",

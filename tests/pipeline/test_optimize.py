@@ -204,6 +204,7 @@ def test_an_archive_without_data_is_measured_on_its_own_inputs_and_not_certified
     torch.export.save(exported, archive)
     report = optimize(replace(request_of, model=str(archive), calib=None))
     assert report.certificate is None
+    assert report.run is not None and set(report.run["documents"]) == {"profile", "repair"}
     assert [warning.split(":")[0] for warning in report.warnings] == ["no --calib"]
 
 
@@ -221,6 +222,14 @@ def test_what_no_artifact_can_hold_is_refused_before_the_work(request_of: Optimi
     ):
         optimize(request_of, refuse, model=odd)
     assert not request_of.target.exists()
+
+
+def test_a_report_says_what_was_asked_and_is_read_back_from_json(first: OptimizeReport) -> None:
+    assert OptimizeReport.from_json(json.loads(json.dumps(first.to_json()))) == first
+    run = first.run
+    assert run is not None and run["model"] == "reader" and run["budgets"] == ["kl=0.5"]
+    assert run["lengths"] == [LENGTH] and run["device"]["kind"] == "cpu"
+    assert first.certificate is not None and run["documents"]["certify"] == first.certificate["documents"]
 
 
 @pytest.mark.usefixtures("request_of")
