@@ -22,7 +22,7 @@ from hcompile.codegen.triton_gpu.route import Router
 from hcompile.lists import listed_blocks, lists_of
 from hcompile.patterns.blocks import EVERY_KEY, WHOLE
 from hcompile.reference import attention_reference
-from hcompile.routing import block_shares, choose_blocks
+from hcompile.routing import block_shares, choose_blocks, route
 
 ALL = 2**31 - 1
 PARAMS = ((0, 0), (ALL, 0), (0, 300), (0, 1000), (40, 5), (0, 850))
@@ -94,9 +94,9 @@ def faults(case: Case, seed: int, dtype: torch.dtype, device: str, scale: int = 
     there = params.to(device)
     order = HeadOrders().of(there)
     valid, valid_keys = masked(there, None if mask is None else mask.to(device))
-    route, given = Router(), (q.to(device), k.to(device), valid, valid_keys, order, *rest)
-    found = route.shares("facts", *given).cpu().double()
-    count, index = (each.cpu() for each in route("facts", *given))
+    router, given = Router(), (q.to(device), k.to(device), valid, valid_keys, order, *rest)
+    found = router.shares("facts", *given).cpu().double()
+    count, index = (each.cpu() for each in router("facts", *given))
 
     heads = ROUTED_HEADS
     keys = [head // (len(PARAMS) // KV_HEADS) for head in heads]
@@ -141,6 +141,19 @@ def faults(case: Case, seed: int, dtype: torch.dtype, device: str, scale: int = 
     return wrong
 
 
+def faults_of_ties(device: str) -> list[str]:
+    """Return what is wrong with the lists where all blocks have equally much: the first ones are to be taken."""
+    q, k = torch.zeros(1, 2, 128, 16), torch.zeros(1, 1, 512, 16)
+    params = torch.tensor([[0, 500], [0, 625]], dtype=torch.int32)
+    there = params.to(device)
+    given = there, there, HeadOrders().of(there), 384, 1.0, False
+    lists = Router()("ties", q.to(device), k.to(device), *given)
+    wanted = route(q, k, None, params, 384, 1.0, False)
+    assert wanted is not None
+    same = torch.equal(listed_blocks(lists, 512).cpu(), listed_blocks(wanted, 512))
+    return [] if same else [f"entries {lists[1].tolist()} of {lists[0].tolist()}"]
+
+
 def mask_of(kind: str, kv_len: int) -> torch.Tensor | None:
     """Return a mask of two rows."""
     if not kind:
@@ -160,6 +173,7 @@ def main(seed: int) -> None:
         for dtype, cases in ((torch.float32, CASES), (torch.float16, CASES[:3]))
         for case in cases
     }
+    answers["ties"] = faults_of_ties("cpu")
     print(json.dumps(answers))  # noqa: T201  this is how a child answers
 
 

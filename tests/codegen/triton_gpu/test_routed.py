@@ -32,6 +32,7 @@ def answers() -> dict[str, list[str]]:
     [
         *(f"{case.name} {torch.float32}" for case in CASES),
         *(f"{case.name} {torch.float16}" for case in CASES[:3]),
+        "ties",
     ],
 )
 def test_lists_hold_the_share_in_the_fewest_blocks(answers: dict[str, list[str]], case: str) -> None:
