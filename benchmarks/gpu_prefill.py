@@ -32,7 +32,9 @@ from hcompile.codegen.flash_attn_4 import backend as fa4
 from hcompile.codegen.triton_gpu.ahead import problem_of
 from hcompile.codegen.triton_gpu.hopper_prefill import bind
 from hcompile.codegen.triton_gpu.machine import this_gpu
+from hcompile.lists import Lists, lists_of
 from hcompile.patterns import Dense, Local, Pattern
+from hcompile.patterns.blocks import LIST_BLOCK
 from hcompile.reference import attention_reference
 from hcompile.schedules import Schedule, Space
 from hcompile.schedules.template import get_template
@@ -159,7 +161,7 @@ def measure(row: Row, rounds: int) -> dict[str, Any]:
     best = min(ours, key=lambda name: median(times_us[name]))
     schedule = schedules(row)[best]
     if row.pattern is None:
-        computed = lists[1].numel() * schedule["rows"] * schedule["keys"]
+        computed = int(lists[0].sum()) * schedule["rows"] * schedule["keys"]
     else:
         computed = HEADS * tile_pairs(schedule, row.pattern, row.length, row.length, causal=True)
     return {
@@ -316,9 +318,7 @@ def block_mask(partly: torch.Tensor, whole: torch.Tensor, seen: Any) -> BlockMas
     return BlockMask.from_kv_blocks(*listed(partly), *listed(whole), BLOCK_SIZE=BLOCK, mask_mod=seen)
 
 
-def block_lists(
-    length: int, share: float, keys: int = 64
-) -> tuple[tuple[torch.Tensor, torch.Tensor], BlockMask, int]:
+def block_lists(length: int, share: float) -> tuple[Lists, BlockMask, int]:
     """Return our lists and FlexAttention's mask of random blocks of `BLOCK` x `BLOCK`, the diagonal among them."""
     tiles = length // BLOCK
     scores = torch.rand(HEADS, tiles, tiles, device="cuda")
@@ -328,18 +328,15 @@ def block_lists(
     rank = scores.argsort(dim=-1, descending=True).argsort(dim=-1)
     below = (rank < wanted) & (column < row)
     chosen = below | (column == row)
-    parts = BLOCK // keys
-    counts = chosen.sum(-1).flatten() * parts
-    pointers = torch.nn.functional.pad(counts.cumsum(0), (1, 0)).to(torch.int32)
-    blocks = chosen.nonzero()[:, 2]
-    entries = (blocks[:, None] * parts + torch.arange(parts, device="cuda")) * 4 + 3
+    parts = BLOCK // LIST_BLOCK
+    lists = lists_of(chosen[None].repeat_interleave(parts, 2).repeat_interleave(parts, 3))
 
     def causal(b: torch.Tensor, h: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
         return i >= j
 
     pairs = int(below.sum()) * BLOCK**2 + HEADS * tiles * (BLOCK * (BLOCK + 1) // 2)
     mask = block_mask(chosen & ~below, below, causal)
-    return (pointers, entries.flatten().to(torch.int32)), mask, pairs
+    return lists, mask, pairs
 
 
 def summary(row: dict[str, Any]) -> str:

@@ -81,7 +81,7 @@ def block_shares(
     dtype = q.dtype if q.dtype in (torch.float32, torch.float64) else torch.float32
     (batch, heads, q_len, _), (_, kv_heads, kv_len, _) = q.shape, k.shape
     query_blocks, key_blocks = -(-q_len // LIST_BLOCK), -(-kv_len // LIST_BLOCK)
-    sampled = torch.arange(min(every_key // 2, kv_len), kv_len, every_key, device=q.device)
+    sampled = torch.arange(kv_len, device=q.device)[every_key // 2 :: every_key]
     keys = k[:, :, every_key // 2 :: every_key].to(dtype)
     if kv_heads != heads:
         keys = keys.repeat_interleave(heads // kv_heads, 1)

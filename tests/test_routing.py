@@ -158,3 +158,13 @@ def test_with_the_whole_share_a_routed_head_is_dense() -> None:
     torch.testing.assert_close(
         out, attention_reference(q, k, v, mask, DENSE, 0, 0.3, True), rtol=1e-6, atol=1e-9
     )
+
+
+@pytest.mark.parametrize("kv_len", [1, 3, 4])
+def test_a_call_of_fewer_keys_than_are_left_out_reads_its_own_block(kv_len: int) -> None:
+    q, k, v = call(kv_len, kv_len)
+    params = torch.tensor([[0, 1000]] * 4, dtype=torch.int32)
+    lists = route(q, k, None, params, 0, 0.3, True)
+    assert lists is not None and bool((lists[0] == 1).all()) and bool((lists[1] == 1).all())
+    dense = attention_reference(q, k, v, None, DENSE, 0, 0.3, True)
+    torch.testing.assert_close(attention_reference(q, k, v, None, params, 0, 0.3, True), dense)

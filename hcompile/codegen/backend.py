@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hcompile.patterns import Routed
+
 if TYPE_CHECKING:
     import torch
 
@@ -52,12 +54,16 @@ class Backend(ABC):
         """Return whether there is a kernel for heads of this size and dtype."""
 
     def routes(self, dtype: str, head_dim: int) -> bool:
-        """Return whether its kernels choose key blocks for routed heads."""
+        """Return whether its kernels serve routed heads (`hcompile.patterns.Routed`) of this size and dtype here."""
         return False
 
     def serves(self, workload: Workload) -> bool:
         """Return whether there is a kernel for calls of this workload on this machine."""
-        return self.supports(workload.dtype, workload.head_dim)
+        return self.supports(workload.dtype, workload.head_dim) and self.routes_all(workload)
+
+    def routes_all(self, workload: Workload) -> bool:
+        """Return whether no head of a workload is routed, or its kernels serve those that are."""
+        return not is_routed(workload) or self.routes(workload.dtype, workload.head_dim)
 
     @abstractmethod
     def space(self, workload: Workload) -> Space:
@@ -111,6 +117,11 @@ class Backend(ABC):
     @abstractmethod
     def record_key(self, workload: Workload) -> RecordKey:
         """Return the key that measurements of a workload are kept under."""
+
+
+def is_routed(workload: Workload) -> bool:
+    """Return whether some head of a workload is routed."""
+    return any(isinstance(pattern, Routed) for pattern, _ in workload.heads)
 
 
 def member_of(backend: Backend, template: str) -> Backend | None:

@@ -37,6 +37,9 @@ class Competing(Backend):
     def supports(self, dtype: str, head_dim: int) -> bool:
         return any(member.supports(dtype, head_dim) for member in self.members)
 
+    def routes(self, dtype: str, head_dim: int) -> bool:
+        return any(member.routes(dtype, head_dim) for member in self.members)
+
     def serves(self, workload: Workload) -> bool:
         return any(member.serves(workload) for member in self.members)
 

@@ -68,7 +68,7 @@ class LibraryAttention(Backend):
         return get_template(self.template).supports(dtype, head_dim)
 
     def serves(self, workload: Workload) -> bool:
-        if not (self.supports(workload.dtype, workload.head_dim) and self.expresses(workload)):
+        if not (super().serves(workload) and self.expresses(workload)):
             return False
         try:
             self.space(workload)
@@ -132,7 +132,7 @@ def with_ours_behind(attend: Attend) -> Kernel:
         q_offset: int,
         scale: float,
         causal: bool,
-        block_ptr: torch.Tensor | None = None,
+        block_count: torch.Tensor | None = None,
         block_index: torch.Tensor | None = None,
     ) -> torch.Tensor:
         if key_mask is None:
@@ -141,7 +141,7 @@ def with_ours_behind(attend: Attend) -> Kernel:
                 return out
         group = q.shape[1] // k.shape[1]
         ours = _ours(str(q.dtype).removeprefix("torch."), q.shape[3], group, causal)
-        return ours(q, k, v, key_mask, head_params, q_offset, scale, causal, block_ptr, block_index)
+        return ours(q, k, v, key_mask, head_params, q_offset, scale, causal, block_count, block_index)
 
     return kernel
 

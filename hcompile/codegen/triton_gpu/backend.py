@@ -13,14 +13,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hcompile.codegen.backend import Backend
+from hcompile.codegen.backend import Backend, is_routed
 from hcompile.codegen.built import read_built, write_built
 from hcompile.codegen.triton_gpu.machine import capability, this_gpu
 from hcompile.errors import KernelError
 from hcompile.operator import Kernel
 from hcompile.schedules.schedule import Schedule
 from hcompile.schedules.space import Space
-from hcompile.schedules.template import get_template
+from hcompile.schedules.template import GpuProblem, get_template
 from hcompile.schedules.templates import hopper_prefill, triton_decode, triton_prefill
 from hcompile.tuning_db.key import Device, RecordKey
 from hcompile.values import sha256_json
@@ -40,23 +40,38 @@ class TritonGpu(Backend):
     device_type = "cuda"
     compiles_ahead = True
 
-    def __init__(self, template: str, launcher: str, fits: Callable[[Workload, int], bool]) -> None:
+    def __init__(
+        self,
+        template: str,
+        launcher: str,
+        fits: Callable[[Workload, int], bool],
+        list_space: Callable[[GpuProblem], Space] | None = None,
+    ) -> None:
         """
         Args:
             launcher: the module of this package that launches its kernels.
             fits: whether a workload is of its kind on a GPU of a compute capability.
+            list_space: the schedules of workloads with routed heads, which its kernels serve then.
         """
         self.name = self.template = template
         self._module = f"hcompile.codegen.triton_gpu.{launcher}"
         self._fits = fits
+        self._list_space = list_space
 
     def supports(self, dtype: str, head_dim: int) -> bool:
         return get_template(self.template).supports(dtype, head_dim)
 
     def serves(self, workload: Workload) -> bool:
-        return self.supports(workload.dtype, workload.head_dim) and self._fits(workload, capability())
+        return super().serves(workload) and self._fits(workload, capability())
+
+    def routes(self, dtype: str, head_dim: int) -> bool:
+        return self._list_space is not None and self.supports(dtype, head_dim) and capability() // 10 == 9
 
     def space(self, workload: Workload) -> Space:
+        if is_routed(workload):
+            if self._list_space is None:
+                raise KernelError(f"{self.name} serves no routed heads: use hopper_prefill")
+            return _list_space(self._list_space, workload.dtype, workload.head_dim, capability())
         return _space(self.template, workload.dtype, workload.head_dim, capability())
 
     def safe_schedule(self, dtype: str, head_dim: int) -> Schedule:
@@ -175,6 +190,13 @@ def _space(template: str, dtype: str, head_dim: int, at: int) -> Space:
     return found.space(problem_of(dtype, head_dim, at))
 
 
+@cache
+def _list_space(make: Callable[[GpuProblem], Space], dtype: str, head_dim: int, at: int) -> Space:
+    from hcompile.codegen.triton_gpu.ahead import problem_of
+
+    return make(problem_of(dtype, head_dim, at))
+
+
 def _is_decode(workload: Workload, _: int = 0) -> bool:
     rows = workload.q_len * (workload.q_heads // workload.kv_heads)
     return rows <= triton_decode.MOST_ROWS and workload.q_len < workload.kv_len
@@ -188,6 +210,6 @@ def _for_others(workload: Workload, at: int) -> bool:
     return at // 10 != 9 and not _is_decode(workload)
 
 
-HOPPER_PREFILL = TritonGpu(hopper_prefill.NAME, "hopper_prefill", _for_hopper)
+HOPPER_PREFILL = TritonGpu(hopper_prefill.NAME, "hopper_prefill", _for_hopper, hopper_prefill.list_space)
 TRITON_PREFILL = TritonGpu(triton_prefill.NAME, "prefill", _for_others)
 TRITON_DECODE = TritonGpu(triton_decode.NAME, "decode", _is_decode)

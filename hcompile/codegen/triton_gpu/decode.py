@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from hcompile.codegen.triton_gpu.ahead import Source, types_of
+from hcompile.codegen.triton_gpu.heads import Unrouted
 from hcompile.codegen.triton_gpu.inputs import (
     LOG2_E,
     Counters,
@@ -89,7 +90,7 @@ def bind(schedule: Schedule) -> Kernel:
     are there is not checked. With `early`, no kernel just before a call may write `head_params`.
     """
     keys, splits, early = schedule["keys"], schedule["splits"], bool(schedule["early"])
-    counters = Counters()
+    counters, unrouted = Counters(), Unrouted()
     launch = Launcher(
         decode,
         num_warps=schedule["warps"],
@@ -106,11 +107,11 @@ def bind(schedule: Schedule) -> Kernel:
         q_offset: int,
         scale: float,
         causal: bool,
-        block_ptr: torch.Tensor | None = None,
+        block_count: torch.Tensor | None = None,
         block_index: torch.Tensor | None = None,
         table: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        refuse_lists(block_ptr)
+        refuse_lists(block_count)
         more = None if table is None else (table.shape, table.stride(), table.dtype, table.device)
         params = head_params.shape, head_params.dtype, head_params.device
         facts = (params, more, q_offset, scale, causal, facts_of(q, k, v, key_mask))
@@ -123,9 +124,12 @@ def bind(schedule: Schedule) -> Kernel:
                 _check_table(table, q, kv_len, page)
             if not q.numel():
                 return empty_output(q)
+            unrouted.check(head_params)
             dense = dense_rows(q), dense_rows(k), dense_rows(v)
             if not (dense[0] is q and dense[1] is k and dense[2] is v):
                 return kernel(*dense, key_mask, head_params, q_offset, scale, causal, table=table)
+        else:
+            unrouted.check(head_params)
         out = empty_output(q)
         if call is None:
             masked_keys = key_mask is not None

@@ -10,23 +10,24 @@ from weakref import ref
 import torch
 
 from hcompile.errors import KernelError
-
-LIST = 0
-"""The window of a head that reads a list of key blocks."""
+from hcompile.patterns.blocks import LIST_WINDOW
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeadOrder:
-    """Query heads, widest window first; those with lists are the last.
+    """Query heads, widest window first; those that read lists are the last, in the order of the heads.
 
     Attributes:
-        table: int32 `[Hq, 4]` on the device of the heads' parameters: head, window, sinks, and nothing.
+        table: int32 `[Hq, 4]` on the device of the heads' parameters: head, window, sinks, and which of the heads that
+            read lists it is; 0 for others.
         windows, sinks: the windows and the sinks in that order.
+        list_heads: how many heads read lists.
     """
 
     table: torch.Tensor
     windows: tuple[int, ...]
     sinks: tuple[int, ...]
+    list_heads: int
 
     def long_heads(self, kv_len: int) -> int:
         """Return how many heads see every key before them in a cache of this length."""
@@ -40,13 +41,8 @@ class HeadOrder:
         narrowest = self.windows[-1]
         if narrowest >= kv_len:
             return kv_len
-        same = narrowest == self.windows[0] and not self.lists and not any(self.sinks)
+        same = narrowest == self.windows[0] and not self.list_heads and not any(self.sinks)
         return narrowest if same else None
-
-    @property
-    def lists(self) -> bool:
-        """Whether some head reads a list."""
-        return self.windows[-1] == LIST
 
 
 class HeadOrders:
@@ -58,7 +54,7 @@ class HeadOrders:
 
     def known(self, head_params: torch.Tensor) -> HeadOrder | None:
         """Return the order of parameters that were asked for before and have not changed since."""
-        version = 0 if head_params.is_inference() else head_params._version
+        version = version_of(head_params)
         known = self._known.get(id(head_params))
         if known is None or known[0]() is not head_params or known[1] != version:
             return None
@@ -77,14 +73,54 @@ class HeadOrders:
         known = self.known(head_params)
         if known is not None:
             return known
-        if head_params.is_cuda and torch.cuda.is_current_stream_capturing():
-            raise KernelError("attention: call a node once before a CUDA graph captures it")
-        rows = [(head, *params, 0) for head, params in enumerate(head_params.tolist())]
+        rows = [(head, *params) for head, params in enumerate(read(head_params))]
         rows.sort(key=lambda row: -row[1])  # stable: equal heads of a KV group stay side by side
-        table = torch.tensor(rows, dtype=torch.int32, device=head_params.device)
-        _, windows, sinks, _ = zip(*rows, strict=True)
-        found = HeadOrder(table, windows, sinks)
-        version = 0 if head_params.is_inference() else head_params._version
+        _, windows, sinks = zip(*rows, strict=True)
+        list_heads = windows.count(LIST_WINDOW)
+        first = len(rows) - list_heads
+        table = torch.tensor(
+            [(*row, max(0, place - first)) for place, row in enumerate(rows)],
+            dtype=torch.int32,
+            device=head_params.device,
+        )
+        found = HeadOrder(table, windows, sinks, list_heads)
         self._known = {at: entry for at, entry in list(self._known.items()) if entry[0]() is not None}
-        self._known[id(head_params)] = (ref(head_params), version, found)
+        self._known[id(head_params)] = (ref(head_params), version_of(head_params), found)
         return found
+
+
+class Unrouted:
+    """Parameters that were found to hold no routed head; a call with known ones pays little."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[ref[torch.Tensor], int]] = {}
+
+    def check(self, head_params: torch.Tensor) -> None:
+        """Raises: KernelError when a head is routed, or as `HeadOrders.of` does."""
+        known = self._known.get(id(head_params))
+        if known is not None and known[0]() is head_params and known[1] == version_of(head_params):
+            return
+        refuse_routed(sum(window == LIST_WINDOW for window, _ in read(head_params)))
+        self._known = {at: entry for at, entry in list(self._known.items()) if entry[0]() is not None}
+        self._known[id(head_params)] = ref(head_params), version_of(head_params)
+
+
+def refuse_routed(heads: int) -> None:
+    """Raise KernelError where some heads are routed: for kernels that read no lists."""
+    if heads:
+        raise KernelError(
+            f"attention: {heads} heads are routed, and this kernel serves none: use hopper_prefill"
+        )
+
+
+def version_of(head_params: torch.Tensor) -> int:
+    """Return a number that changes with what a tensor holds, where torch keeps one."""
+    return 0 if head_params.is_inference() else head_params._version
+
+
+def read(head_params: torch.Tensor) -> list[list[int]]:
+    """Return what parameters hold; waits for a GPU. Raises: KernelError while a CUDA graph is being captured."""
+    if head_params.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise KernelError("attention: call a node once before a CUDA graph captures it")
+    rows: list[list[int]] = head_params.tolist()
+    return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -22,11 +23,13 @@ from hcompile.codegen.triton_gpu.inputs import (
 )
 from hcompile.codegen.triton_gpu.kernels.hopper_prefill import REGISTERS, hopper_prefill
 from hcompile.codegen.triton_gpu.launch import Call, Launcher
+from hcompile.codegen.triton_gpu.route import Router
 from hcompile.errors import KernelError
 from hcompile.operator import Kernel, empty_output
-from hcompile.reference import LIST_BLOCK, LIST_QUERIES
+from hcompile.patterns.blocks import LIST_BLOCK, LIST_QUERIES
 from hcompile.schedules.schedule import Schedule
 from hcompile.schedules.templates.gpu_tiles import padded_head
+from hcompile.schedules.templates.hopper_prefill import list_schedule, reads_lists
 
 WARPS = 4
 CACHE_SHARE = 0.6
@@ -60,7 +63,7 @@ def source(
         "HOLD_Q": bool(schedule["hold_q"]),
         "SHARE": bool(schedule["share"]),
     }
-    integers = ("heads", "valid", "list_ptr", "list_index", "counters")
+    integers = ("heads", "valid", "list_count", "list_index", "counters")
     types = types_of(hopper_prefill, constants, {"key_mask": "bool" if masked else "int32"}, integers)
     for name, count in (("q_desc", rows // 2), ("k_desc", keys), ("v_desc", keys), ("o_desc", rows // 2)):
         element = {"bfloat16": "bf16", "float16": "fp16"}[dtype]
@@ -74,25 +77,39 @@ def _layout(count: int, head: int, dtype: torch.dtype) -> gl.NVMMASharedLayout:
     return gl.NVMMASharedLayout.get_default_for([1, 1, count, head], _ELEMENTS[dtype])
 
 
-def _lists(
-    lists: torch.Tensor | None, entries: torch.Tensor | None, tasks: int
+def _checked(
+    count: torch.Tensor, index: torch.Tensor | None, q: torch.Tensor, list_heads: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return lists as the kernel reads them. Raises: KernelError when they are not there, or not of so many tasks."""
-    if lists is None or entries is None or lists.numel() != tasks + 1:
+    """Return a call's lists as the kernel reads them. Raises: KernelError when they do not fit it."""
+    wanted = q.shape[0], list_heads, -(-q.shape[2] // LIST_QUERIES)
+    if index is None or count.shape != wanted or index.shape[:-1] != wanted:
+        given = None if index is None else tuple(index.shape)
         raise KernelError(
-            f"attention: heads with lists want block_ptr of {tasks + 1} entries, and block_index"
+            f"attention: block_count is {tuple(count.shape)}, block_index {given}: wanted {wanted}, and with entries"
         )
-    if lists.dtype != torch.int32 or entries.dtype != torch.int32:
+    if count.dtype != torch.int32 or index.dtype != torch.int32:
         raise KernelError(
-            f"attention: block_ptr, block_index are {lists.dtype}, {entries.dtype}: wanted int32"
+            f"attention: block_count, block_index are {count.dtype}, {index.dtype}: wanted int32"
         )
-    return lists.contiguous(), entries.contiguous()
+    if count.device != q.device or index.device != q.device:
+        raise KernelError(f"attention: q is on {q.device}, and its lists are not: move all to one device")
+    return count.contiguous(), index.contiguous()
+
+
+@cache
+def _with_lists(head_dim: int) -> Kernel:
+    """Return the kernel that stands in where a schedule's tiles are none of lists."""
+    return bind(list_schedule(head_dim))
 
 
 def bind(schedule: Schedule) -> Kernel:
-    """Return the kernel of a schedule, for bfloat16 and float16."""
-    orders, counters = HeadOrders(), Counters()
+    """Return the kernel of a schedule, for bfloat16 and float16.
+
+    Calls with heads that read lists run by `list_schedule` where the schedule's tiles are not those of lists.
+    """
+    orders, counters, route = HeadOrders(), Counters(), Router()
     rows, keys, stages = (schedule[name] for name in ("rows", "keys", "stages"))
+    serves_lists = reads_lists(schedule)
     switches = tuple(bool(schedule[name]) for name in ("turns", "hold_q", "share"))
     launch = Launcher(hopper_prefill, num_warps=WARPS, maxnreg=REGISTERS)
 
@@ -105,11 +122,12 @@ def bind(schedule: Schedule) -> Kernel:
         q_offset: int,
         scale: float,
         causal: bool,
-        block_ptr: torch.Tensor | None = None,
+        block_count: torch.Tensor | None = None,
         block_index: torch.Tensor | None = None,
     ) -> torch.Tensor:
         order = orders.known(head_params)
-        facts = (q_offset, scale, causal, facts_of(q, k, v, key_mask))
+        room = None if block_index is None else block_index.shape[-1:]
+        facts = (q_offset, scale, causal, room, facts_of(q, k, v, key_mask))
         call = launch.ready((order, facts))
         if call is None or (q.data_ptr() | k.data_ptr() | v.data_ptr()) & 15:
             check_call(q, k, v, key_mask, head_params, scale)
@@ -119,20 +137,26 @@ def bind(schedule: Schedule) -> Kernel:
                 return empty_output(q).zero_()
             copies = aligned(q), aligned(k), aligned(v)
             if not (copies[0] is q and copies[1] is k and copies[2] is v):
-                return kernel(*copies, key_mask, head_params, q_offset, scale, causal, block_ptr, block_index)
-            order = orders.of(head_params)
-            call = prepare((order, facts), q, k, v, key_mask, order, q_offset, scale, causal)
-        assert order is not None  # A call is ready for an order that is known.
-        lists = entries = head_params
-        if order.lists:
-            if (rows, keys) != (LIST_QUERIES, LIST_BLOCK):
-                raise KernelError(
-                    f"attention: tiles of {rows} by {keys} read no lists: wanted {LIST_QUERIES} by {LIST_BLOCK}"
+                return kernel(
+                    *copies, key_mask, head_params, q_offset, scale, causal, block_count, block_index
                 )
-            lists, entries = _lists(block_ptr, block_index, q.shape[0] * q.shape[1] * -(-q.shape[2] // rows))
-        out = empty_output(q)
+            order = orders.of(head_params)
+            if order.list_heads and not serves_lists:
+                other = _with_lists(q.shape[3])
+                return other(
+                    q, k, v, key_mask, head_params, q_offset, scale, causal, block_count, block_index
+                )
+            call = prepare((order, facts), q, k, v, key_mask, order, q_offset, scale, causal, room)
+        assert order is not None  # A call is ready for an order that is known.
         valid, mask = masked(head_params, key_mask)
-        others = (order.table, valid, mask, lists, entries, counters.of(q, 2))
+        count = index = head_params
+        if order.list_heads:
+            if block_count is None:
+                count, index = route((order, facts), q, k, valid, mask, order, q_offset, scale, causal)
+            else:
+                count, index = _checked(block_count, block_index, q, order.list_heads)
+        out = empty_output(q)
+        others = (order.table, valid, mask, count, index, counters.of(q, 2))
         launch(call, (q, k, v, out), (), others)
         return out
 
@@ -146,6 +170,7 @@ def bind(schedule: Schedule) -> Kernel:
         q_offset: int,
         scale: float,
         causal: bool,
+        room: Sequence[int] | None,
     ) -> Call:
         (batch, q_heads, q_len, head_dim), (_, kv_heads, kv_len, _) = q.shape, k.shape
         head = padded_head(head_dim)
@@ -160,11 +185,12 @@ def bind(schedule: Schedule) -> Kernel:
             sizes=(
                 *(batch, long_heads, section, q_heads - long_heads, group),
                 *(q_len, kv_len, q_offset, tiles, tasks),
+                *(order.list_heads, *(room or (-(-kv_len // LIST_BLOCK),))),
             ),
             scale=scale * LOG2_E,
             strides=(),
             constants=(
-                *(group, causal, key_mask is not None, order.lists),
+                *(group, causal, key_mask is not None, order.list_heads > 0),
                 *(rows, keys, head, stages, *switches),
             ),
             described=tuple(

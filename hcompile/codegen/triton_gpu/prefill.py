@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from hcompile.codegen.triton_gpu.ahead import Source, types_of
-from hcompile.codegen.triton_gpu.heads import HeadOrder, HeadOrders
+from hcompile.codegen.triton_gpu.heads import HeadOrder, HeadOrders, refuse_routed
 from hcompile.codegen.triton_gpu.inputs import (
     LOG2_E,
     check_call,
@@ -56,10 +56,10 @@ def bind(schedule: Schedule) -> Kernel:
         q_offset: int,
         scale: float,
         causal: bool,
-        block_ptr: torch.Tensor | None = None,
+        block_count: torch.Tensor | None = None,
         block_index: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        refuse_lists(block_ptr)
+        refuse_lists(block_count)
         order = orders.known(head_params)
         facts = (q_offset, scale, causal, facts_of(q, k, v, key_mask))
         call = launch.ready((order, facts))
@@ -71,6 +71,7 @@ def bind(schedule: Schedule) -> Kernel:
             if not q.numel():
                 return empty_output(q)
             order = orders.of(head_params)
+            refuse_routed(order.list_heads)
         assert order is not None  # A call is ready for an order that is known.
         out = empty_output(q)
         if call is None:

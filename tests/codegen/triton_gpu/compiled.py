@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.gpu_fault_kernels import spin, store_at
-from hcompile.codegen.triton_gpu import decode, hopper_prefill, prefill
+from hcompile.codegen.triton_gpu import decode, hopper_prefill, prefill, route
 from hcompile.codegen.triton_gpu.ahead import Source, compile_ahead, problem_of
 from hcompile.errors import KernelError
 from hcompile.schedules.schedule import Schedule
@@ -37,6 +37,11 @@ def split(capability: int) -> tuple[Source, int]:
     return decode.source(chosen, "bfloat16", 128, group=4, causal=True, masked=True, page=64), capability
 
 
+def routing(dtype: str, head_dim: int, masked: bool, kv_len: int) -> dict[str, tuple[Source, int]]:
+    sources = route.sources(dtype, head_dim, group=4, causal=True, masked=masked, kv_len=kv_len)
+    return {f"{each.kernel.__name__} {dtype} {head_dim}": (each, 90) for each in sources}
+
+
 def largest() -> Schedule:
     legal = get_template("hopper_prefill").space(problem_of("bfloat16", 128, 90)).enumerate()
     return max(legal, key=lambda each: each["stages"] * each["keys"] - each["share"])
@@ -54,6 +59,10 @@ def sources() -> dict[str, tuple[Source, int]]:
         "hopper lists": hopper(schedule("hopper_prefill", 96, keys=64), 96, lists=True),
         "hopper largest": hopper(largest()),
         "hopper too large": hopper(schedule("hopper_prefill", stages=4)),
+        **routing("bfloat16", 128, False, 65536),
+        **routing("float16", 64, True, 262144),
+        **routing("bfloat16", 256, True, 1024),
+        **routing("float32", 24, True, 1024),
         "endless loop": (Source(spin, {"out_ptr": "*i32", "stop_ptr": "*i32"}, {}, 4), 90),
         "far store": (Source(store_at, {"out_ptr": "*i32", "offset_ptr": "*i64"}, {}, 4), 90),
         "odd rows": (replace(odd, constants={**odd.constants, "ROWS": 100}), 90),

@@ -54,6 +54,18 @@ def test_the_hopper_kernel_multiplies_by_warpgroups_and_keeps_its_tiles_in_regis
     assert answers[name]["stack_bytes"] < 128
 
 
+@pytest.mark.parametrize("heads", ["bfloat16 128", "float16 64", "bfloat16 256", "float32 24"])
+def test_routing_compiles_and_two_programs_of_heads_of_128_fit_a_multiprocessor(
+    answers: dict[str, Any], heads: str
+) -> None:
+    shares, choice = answers[f"block_shares {heads}"], answers[f"choose_blocks {heads}"]
+    check(shares)
+    check(choice)
+    assert shares["wgmma"] == (heads != "float32 24")
+    assert shares["registers"] <= 128 and choice["stack_bytes"] == 0
+    assert not shares["stack_bytes"] or heads == "float32 24"
+
+
 @pytest.mark.parametrize("name", ["endless loop", "far store"])
 def test_kernels_that_misbehave_in_a_benchmark_compile(answers: dict[str, Any], name: str) -> None:
     check(answers[name])

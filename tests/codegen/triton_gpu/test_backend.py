@@ -11,8 +11,9 @@ import pytest
 from hcompile.codegen import get_backend
 from hcompile.codegen.triton_gpu import ahead
 from hcompile.errors import EnvironmentFault, KernelError
-from hcompile.patterns import Dense, Local, Pattern
+from hcompile.patterns import Dense, Local, Pattern, Routed
 from hcompile.schedules import Schedule
+from hcompile.schedules.templates.hopper_prefill import list_schedule, list_space, reads_lists
 from hcompile.workload import Workload
 
 
@@ -26,6 +27,8 @@ def workload(
 
 DENSE = workload([Dense()] * 4, 8192, 8192)
 MIXED = workload([Dense(), *[Local(512, 64)] * 3], 8192, 8192)
+ROUTED = workload([Dense(), Local(512, 64), *[Routed(300)] * 2], 8192, 8192)
+NOTHING = workload([Routed(0)] * 4, 8192, 8192)
 STEP = workload([Dense()] * 4, 1, 8192)
 
 
@@ -53,6 +56,10 @@ def serving(of: Workload) -> list[str]:
     [
         (90, DENSE, ["hopper_prefill", "torch_sdpa"]),
         (90, MIXED, ["hopper_prefill"]),
+        (90, ROUTED, ["hopper_prefill"]),
+        (90, NOTHING, ["hopper_prefill"]),
+        (80, ROUTED, []),
+        (90, workload([Routed(300)] * 4, 1, 8192), []),
         (90, STEP, ["triton_decode"]),
         (80, DENSE, ["triton_prefill", "torch_sdpa"]),
         (80, MIXED, ["triton_prefill"]),
@@ -62,6 +69,29 @@ def serving(of: Workload) -> list[str]:
 def test_those_compete_that_can_compute_it(on: On, capability: int, of: Workload, names: list[str]) -> None:
     on(capability)
     assert serving(of) == names
+
+
+def test_routed_heads_are_served_by_tiles_of_lists_on_hopper(on: On) -> None:
+    target = get_backend("cuda")
+    hopper = next(member for member in target.members if member.name == "hopper_prefill")
+    on(90)
+    assert target.routes("bfloat16", 64) and not target.routes("float32", 64)
+    assert not any(member.routes("bfloat16", 64) for member in target.members if member is not hopper)
+    points = list(hopper.space(ROUTED).enumerate())
+    assert points and {(each["rows"], each["keys"]) for each in points} == {(128, 64)}
+    assert {each["keys"] for each in hopper.space(MIXED).enumerate()} == {64, 128}
+    on(80)
+    assert not target.routes("bfloat16", 64)
+    for member in target.members:
+        if member.template.startswith("triton"):
+            with pytest.raises(KernelError, match=f"{member.name} serves no routed heads"):
+                member.space(ROUTED)
+
+
+@pytest.mark.parametrize("head_dim", [16, 64, 96, 128, 256])
+def test_the_tiles_of_lists_are_legal_for_heads_of_every_size(head_dim: int) -> None:
+    space = list_space(ahead.problem_of("bfloat16", head_dim, 90))
+    assert space.default() == list_schedule(head_dim) and reads_lists(space.default())
 
 
 def compiled(monkeypatch: pytest.MonkeyPatch, **demands: int) -> None:

@@ -18,6 +18,8 @@ from hcompile.codegen.triton_gpu import decode, descriptors, launch, prefill
 from hcompile.codegen.triton_gpu.kernels.decode import decode as decode_kernel
 from hcompile.codegen.triton_gpu.kernels.hopper_prefill import hopper_prefill as hopper_kernel
 from hcompile.codegen.triton_gpu.kernels.prefill import prefill as prefill_kernel
+from hcompile.codegen.triton_gpu.kernels.route import block_shares as shares_kernel
+from hcompile.codegen.triton_gpu.kernels.route import choose_blocks as choice_kernel
 from hcompile.codegen.triton_gpu.launch import assumptions
 from hcompile.errors import KernelError
 from tests.codegen.triton_gpu.cases import schedule
@@ -30,6 +32,8 @@ ROWS = {"q_ptr", "k_ptr", "v_ptr", "o_ptr"}
 SPECIALISED = {
     "prefill": (prefill_kernel, ROWS | STRIDES),
     "decode": (decode_kernel, ROWS | STRIDES | {"partial"}),
+    "shares": (shares_kernel, {"q_ptr", "k_ptr", *(name for name in STRIDES if name[0] in "qk")}),
+    "choice": (choice_kernel, set()),
     "hopper": (hopper_kernel, {"q_desc", "k_desc", "v_desc", "o_desc"}),
 }
 
@@ -193,6 +197,19 @@ def test_a_version_of_triton_that_was_not_tried_launches_itself(
     for _ in range(2):
         kernel(*inputs(1, 100), None, PARAMS, 99, 0.1, True)
     assert (len(noted.through), len(noted.direct)) == (2, 0)
+
+
+@pytest.mark.parametrize("name", ["prefill", "decode"])
+def test_routed_heads_are_refused_where_no_kernel_serves_them(make: Make, name: str) -> None:
+    kernel, noted = make(name)
+    routed = torch.tensor([[ALL, 0], [100, 8], [0, 300], [0, 500]], dtype=torch.int32)
+    for params, refused in ((PARAMS, False), (routed, True), (PARAMS, False), (routed, True)):
+        if not refused:
+            kernel(*inputs(1, 100), None, params, 99, 0.1, True)
+            continue
+        with pytest.raises(KernelError, match="2 heads are routed, and this kernel serves none"):
+            kernel(*inputs(1, 100), None, params, 99, 0.1, True)
+    assert (len(noted.through), len(noted.direct)) == (1, 1)
 
 
 @pytest.mark.parametrize("name", ["prefill", "decode"])

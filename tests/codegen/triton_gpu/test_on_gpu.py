@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import product
 from typing import Any
 
 import pytest
 import torch
 
+from hcompile.errors import KernelError
+from hcompile.lists import lists_of
 from hcompile.routing import first_valid_key
 from tests.codegen.triton_gpu.cases import (
     DECODE,
@@ -22,6 +23,9 @@ from tests.codegen.triton_gpu.cases import (
     schedule,
 )
 from tests.codegen.triton_gpu.paged import Paged
+from tests.codegen.triton_gpu.routed import CASES as ROUTED
+from tests.codegen.triton_gpu.routed import Case as RoutedCase
+from tests.codegen.triton_gpu.routed import faults
 
 pytestmark = [
     pytest.mark.gpu,
@@ -120,6 +124,14 @@ def test_keys_may_stand_in_pages(made: dict[str, Any], masked: bool, dtype: torc
     paged = Paged.random(seed, 1003, dtype, head_dim=128, masked=masked)
     out = paged.run(made["decode"], paged.arguments("cuda"))
     assert paged.error(out) < TOLERANCES[dtype], f"seed {seed}"
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("scale", [1, 5, 8])
+@pytest.mark.parametrize("case", ROUTED, ids=lambda case: case.name)
+def test_lists_hold_the_share_in_the_fewest_blocks(case: RoutedCase, scale: int, dtype: torch.dtype) -> None:
+    seed = torch.seed() % 2**32
+    assert faults(case, seed, dtype, "cuda", scale) == [], f"seed {seed}"
 
 
 def call(
@@ -278,18 +290,13 @@ def test_heads_that_read_lists_see_those_blocks_alone(made: dict[str, Any], mask
     tiles = -(-length // rows)
     q, k, v, _, _ = call(length, length, batch)
     params = torch.tensor([[0, 0], [100, 8], [0, 0], [0, 0]], dtype=torch.int32, device="cuda")
-    seen = torch.zeros(batch, heads, tiles * rows, tiles * rows, dtype=torch.bool)
-    pointers, entries = [0], []
-    for b, head, tile in product(range(batch), range(heads), range(tiles)):
-        # Some blocks up to the diagonal, each for the upper half of the rows, the lower, or both.
-        for block in torch.randperm(2 * tile + 2)[: tile + 1].sort().values.tolist():
-            halves = int(torch.randint(1, 4, ()))
-            entries.append(4 * block + halves)
-            for half in (0, 1):
-                if halves >> half & 1:
-                    first = tile * rows + half * rows // 2
-                    seen[b, head, first : first + rows // 2, block * keys : (block + 1) * keys] = True
-        pointers.append(len(entries))
+    # Some blocks up to the diagonal, each for the upper half of the rows, the lower, or both.
+    block = torch.arange(2 * tiles)
+    chosen = torch.rand(batch, 3, 2 * tiles, 2 * tiles) < 0.4
+    chosen &= block // 2 <= block[:, None] // 2
+    chosen[:, 0, 4] = False  # Some queries see nothing.
+    seen = torch.zeros(batch, heads, 2 * tiles * keys, 2 * tiles * keys, dtype=torch.bool)
+    seen[:, [0, 2, 3]] = chosen.repeat_interleave(rows // 2, 2).repeat_interleave(keys, 3)
     mask = torch.ones(batch, length, dtype=torch.bool)
     if masked:  # On the left, with a hole; on the right; all of a row.
         mask[0, :150] = mask[0, 400:430] = mask[1, 930:] = mask[2] = False
@@ -299,7 +306,9 @@ def test_heads_that_read_lists_see_those_blocks_alone(made: dict[str, Any], mask
     seen = seen[:, :, :length, :length] & (distance >= 0)
     seen[:, 1] = (distance >= 0) & ((distance < 100) | sinks[:, None, :])
     seen &= mask[:, None, None, :]
-    lists = [torch.tensor(each, dtype=torch.int32, device="cuda") for each in (pointers, entries)]
+    count, index = lists_of(chosen)
+    index[torch.arange(index.shape[-1]) >= count[..., None]] = 2**31 - 1  # Says nothing.
+    lists = count.cuda(), index.cuda()
     given = mask.cuda() if masked else None
     out = kernel(q, k, v, given, params, 0, 0.09, True, *lists).cpu().double()
     wide_k, wide_v = (each.cpu().double().repeat_interleave(2, 1) for each in (k, v))
@@ -307,3 +316,82 @@ def test_heads_that_read_lists_see_those_blocks_alone(made: dict[str, Any], mask
     weights = scores.softmax(-1).nan_to_num(0.0)
     bound = weights @ wide_v.abs()
     assert ((out - weights @ wide_v).abs() <= TOLERANCES[torch.bfloat16] * bound).all()
+
+
+MIXED_ROUTED = ((0, 500), (100, 8), (0, 1000), (0, 150))
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.parametrize(("length", "queries"), [(1000, 1000), (1153, 400), (700, 1)])
+@pytest.mark.parametrize("name", ["hopper", "hopper-64"])
+def test_routed_heads_read_what_the_device_chose_beside_windows(
+    made: dict[str, Any], name: str, length: int, queries: int, masked: bool
+) -> None:
+    from hcompile.codegen.triton_gpu.heads import HeadOrders
+    from hcompile.codegen.triton_gpu.inputs import masked as valid_keys
+    from hcompile.codegen.triton_gpu.route import Router
+
+    kernel = kernel_of(made, name)
+    q, k, v, _, offset = call(length, queries, batch=3)
+    params = torch.tensor(MIXED_ROUTED, dtype=torch.int32, device="cuda")
+    mask = None
+    if masked:  # On the left, with a hole; on the right; all of a row.
+        mask = torch.ones(3, length, dtype=torch.bool, device="cuda")
+        mask[0, :150] = mask[0, 400:430] = mask[1, length - 70 :] = mask[2] = False
+    out = kernel(q, k, v, mask, params, offset, 0.09, True)
+    order, there = HeadOrders().of(params), valid_keys(params, mask)
+    lists = Router()("facts", q, k, *there, order, offset, 0.09, True)
+    torch.testing.assert_close(kernel(q, k, v, mask, params, offset, 0.09, True, *lists), out, rtol=0, atol=0)
+    given = None if mask is None else mask.cpu(), params.cpu(), offset, 0.09, True
+    error = relative_error(out, q.cpu(), k.cpu(), v.cpu(), *given, *(each.cpu() for each in lists))
+    assert error < TOLERANCES[torch.bfloat16]
+
+
+@pytest.mark.parametrize("name", ["hopper", "hopper-64"])
+def test_a_graph_chooses_anew_at_each_replay(made: dict[str, Any], name: str) -> None:
+    kernel = kernel_of(made, name)
+    q, k, v, _, offset = call(1000, 1000, batch=2)
+    params = torch.tensor(MIXED_ROUTED, dtype=torch.int32, device="cuda")
+    mask = torch.ones(2, 1000, dtype=torch.bool, device="cuda")
+    graph, out = captured(lambda: kernel(q, k, v, mask, params, offset, 0.09, True))
+    for left, end in ((200, 1000), (0, 930)):
+        for each in (q, k, v):
+            each.normal_()
+        mask.fill_(True)
+        mask[1, :left], mask[0, end:] = False, False
+        out.fill_(float("nan"))
+        graph.replay()
+        wanted = kernel(q, k, v, mask, params, offset, 0.09, True)
+        torch.testing.assert_close(out, wanted, rtol=0, atol=0)
+
+
+def test_routed_heads_that_want_everything_are_dense_at_every_length(made: dict[str, Any]) -> None:
+    kernel = kernel_of(made, "hopper-64")
+    params = torch.tensor([[0, 1000]] * 4, dtype=torch.int32, device="cuda")
+    dense = torch.tensor([[ALL, 0]] * 4, dtype=torch.int32, device="cuda")
+    for length in (1, 16, 77, 1000, 1024, 2049, 5000):
+        q, k, v, _, offset = call(length, length)
+        out, wanted = (kernel(q, k, v, None, each, offset, 0.09, True) for each in (params, dense))
+        torch.testing.assert_close(out, wanted, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize(("name", "queries"), [("decode", 1), ("portable", 100)])
+def test_routed_heads_are_refused_where_no_kernel_serves_them(
+    made: dict[str, Any], name: str, queries: int
+) -> None:
+    q, k, v, _, offset = call(300, queries)
+    params = torch.tensor(MIXED_ROUTED, dtype=torch.int32, device="cuda")
+    with pytest.raises(KernelError, match="3 heads are routed, and this kernel serves none"):
+        made[name](q, k, v, None, params, offset, 0.09, True)
+
+
+@pytest.mark.parametrize("wrong", ["heads", "tiles", "dtype"])
+def test_lists_that_do_not_fit_are_refused(made: dict[str, Any], wrong: str) -> None:
+    kernel = kernel_of(made, "hopper-64")
+    q, k, v, _, _ = call(300, 300)
+    params = torch.tensor(MIXED_ROUTED, dtype=torch.int32, device="cuda")
+    shape = (1, 4 if wrong == "heads" else 3, 2 if wrong == "tiles" else 3)
+    dtype = torch.int64 if wrong == "dtype" else torch.int32
+    count, index = (torch.zeros(size, dtype=dtype, device="cuda") for size in (shape, (*shape, 5)))
+    with pytest.raises(KernelError, match="block_count"):
+        kernel(q, k, v, None, params, 0, 0.09, True, count, index)

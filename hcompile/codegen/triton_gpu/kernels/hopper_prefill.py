@@ -44,7 +44,7 @@ def _load_blocks(
     q_desc, k_desc, v_desc, o_desc = descriptors
     q_ring, k_ring, v_ring, o_ring, task_ring = rings
     q_full, q_empty, k_full, k_empty, v_full, v_empty, task_full, task_empty, turns = barriers
-    heads, valid, key_mask, list_ptr, list_index, counters = pointers
+    heads, valid, key_mask, list_count, list_index, list_heads, room, counters = pointers
     batch, long_heads, long_section, short_heads, short_section, q_len, kv_len, q_offset, tiles, tasks = sizes
     one: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
     programs = gl.num_programs(0)
@@ -70,8 +70,8 @@ def _load_blocks(
         if LISTS:
             listed = window == 0
             if listed:
-                at = (b * (long_heads + short_heads) + head) * tiles + tile
-                entries, count, blocks = list_of(at, list_ptr, list_index)
+                at = (b * list_heads + gl.load(heads + 4 * place + 3)) * tiles + tile
+                entries, count, blocks = list_of(at, room, list_count, list_index)
         for w in gl.static_range(2):
             mbarrier.wait(q_empty.index(w), (turn & 1) ^ 1)
             mbarrier.expect(q_full.index(w), q_desc.block_type.nbytes)
@@ -107,7 +107,7 @@ def _multiply(
     q_desc, k_desc, v_desc, o_desc = descriptors
     q_ring, k_ring, v_ring, o_ring, task_ring = rings
     q_full, q_empty, k_full, k_empty, v_full, v_empty, task_full, task_empty, turns = barriers
-    heads, valid, key_mask, list_ptr, list_index, counters = pointers
+    heads, valid, key_mask, list_count, list_index, list_heads, room, counters = pointers
     batch, long_heads, long_section, short_heads, short_section, q_len, kv_len, q_offset, tiles, tasks = sizes
     HALF: gl.constexpr = ROWS // 2
     dtype: gl.constexpr = q_desc.dtype
@@ -126,6 +126,7 @@ def _multiply(
     head = gl.load(heads + 4 * place)
     window = gl.minimum(gl.load(heads + 4 * place + 1), UNBOUNDED)
     sinks = gl.minimum(gl.load(heads + 4 * place + 2), UNBOUNDED)
+    slot = gl.load(heads + 4 * place + 3)
     while index < tasks:
         # What the next task needs is loaded now, and here by the time it is used.
         mbarrier.wait(task_full.index(turn % 2), (turn // 2) & 1)
@@ -143,6 +144,7 @@ def _multiply(
         next_head = gl.load(heads + 4 * next_place)
         next_window = gl.load(heads + 4 * next_place + 1)
         next_sinks = gl.load(heads + 4 * next_place + 2)
+        next_slot = gl.load(heads + 4 * next_place + 3)
 
         low, sink_end, first, end_a, start_b, end_b, blocks_a, blocks = ranges_of(
             tile, b, window, sinks, valid, q_len, kv_len, q_offset, CAUSAL, HAS_VALID, ROWS, KEYS
@@ -159,8 +161,8 @@ def _multiply(
         if LISTS:
             listed = window == 0
             if listed:
-                at = (b * (long_heads + short_heads) + head) * tiles + tile
-                entries, count, blocks = list_of(at, list_ptr, list_index)
+                at = (b * list_heads + slot) * tiles + tile
+                entries, count, blocks = list_of(at, room, list_count, list_index)
                 window = UNBOUNDED
                 end_b = kv_len
                 if HAS_VALID:
@@ -279,20 +281,22 @@ def _multiply(
         head = next_head
         window = gl.minimum(next_window, UNBOUNDED)
         sinks = gl.minimum(next_sinks, UNBOUNDED)
+        slot = next_slot
     tma.store_wait(0)
 
 
 # Sizes are not looked at: a growing cache would be compiled for anew. The pointers are read element by element.
 @gluon.jit(
     do_not_specialize=(
-        "heads", "valid", "key_mask", "list_ptr", "list_index", "counters",
+        "heads", "valid", "key_mask", "list_count", "list_index", "counters",
         "batch", "long_heads", "long_section", "short_heads", "short_section",
-        "q_len", "kv_len", "q_offset", "tiles", "tasks", "scale",
+        "q_len", "kv_len", "q_offset", "tiles", "tasks", "list_heads", "room", "scale",
     )
 )  # fmt: skip
 def hopper_prefill(
-    q_desc, k_desc, v_desc, o_desc, heads, valid, key_mask, list_ptr, list_index, counters,
-    batch, long_heads, long_section, short_heads, short_section, q_len, kv_len, q_offset, tiles, tasks, scale,
+    q_desc, k_desc, v_desc, o_desc, heads, valid, key_mask, list_count, list_index, counters,
+    batch, long_heads, long_section, short_heads, short_section, q_len, kv_len, q_offset, tiles, tasks,
+    list_heads, room, scale,
     GROUP: gl.constexpr, CAUSAL: gl.constexpr, HAS_VALID: gl.constexpr, LISTS: gl.constexpr,
     ROWS: gl.constexpr, KEYS: gl.constexpr, HEAD: gl.constexpr, STAGES: gl.constexpr,
     TURNS: gl.constexpr, HOLD_Q: gl.constexpr, SHARE: gl.constexpr,
@@ -302,11 +306,12 @@ def hopper_prefill(
     Args:
         q_desc, o_desc: of `[B, Hq, Sq, D]`, in blocks of `[1, 1, ROWS // 2, HEAD]`.
         k_desc, v_desc: of `[B, Hkv, Sk, D]`, in blocks of `[1, 1, KEYS, HEAD]`.
-        heads: int32 `[Hq, 4]`, head, window (0: the head reads a list), sinks, 0; in the order in which they are taken.
+        heads: int32 `[Hq, 4]`, head, window (0: the head reads lists), sinks, which of the heads with lists it is; in
+            the order in which they are taken.
         valid: int32 `[B, 3]`, first valid key, end of the valid ones, whether some between are not.
         key_mask: bool `[B, Sk]`.
-        list_ptr, list_index: int32 `[B * Hq * tiles + 1]`, `[entries]`; an entry is 4 * (block of KEYS keys) + 1 where
-            the upper half of the tile's rows sees it + 2 where the lower half does.
+        list_count, list_index: int32 `[B, list_heads, tiles]`, `[B, list_heads, tiles, room]`; an entry is
+            4 * (block of KEYS keys) + 1 where the upper half of the tile's rows sees it + 2 where the lower half does.
         counters: int32 `[2]`, zeros, and zeros again when the kernel ends.
         scale: of the scores, times log2(e).
     """
@@ -344,7 +349,7 @@ def hopper_prefill(
     descriptors = (q_desc, k_desc, v_desc, o_desc)
     rings = (q_ring, k_ring, v_ring, o_ring, task_ring)
     barriers = (q_full, q_empty, k_full, k_empty, v_full, v_empty, task_full, task_empty, turns)
-    pointers = (heads, valid, key_mask, list_ptr, list_index, counters)
+    pointers = (heads, valid, key_mask, list_count, list_index, list_heads, room, counters)
     sizes = (
         batch,
         long_heads,

@@ -60,11 +60,10 @@ def ranges_of(
 
 
 @gluon.jit
-def list_of(at, list_ptr, list_index):
+def list_of(at, room, list_count, list_index):
     """Return where the entries of a task's list stand, how many there are, and how many blocks it has: one at least."""
-    begin = gl.load(list_ptr + at)
-    count = gl.load(list_ptr + at + 1) - begin
-    return list_index + begin, count, gl.maximum(count, 1)
+    count = gl.load(list_count + at)
+    return list_index + at.to(gl.int64) * room, count, gl.maximum(count, 1)
 
 
 @gluon.jit
