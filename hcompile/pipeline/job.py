@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -87,14 +88,19 @@ class Job:
         }
 
 
-def prepare(request: OptimizeRequest, model: ImportedModel | None = None) -> Job:
+def prepare(
+    request: OptimizeRequest, model: ImportedModel | None = None, goals: Sequence[Goal] | None = None
+) -> Job:
     """Check a request, import its model unless it is given, and read its data.
+
+    Args:
+        goals: what takes the place of the request's budgets.
 
     Raises:
         UsageError: the request, the model or the data cannot be used.
         EnvironmentFault: the output cannot be written, or a library is missing.
     """
-    goals = goals_of(request.budgets, request.metric)
+    goals = goals_of(request.budgets, request.metric) if goals is None else tuple(goals)
     _check_output(request)
     backend = get_backend(request.backend)
     device = backend.torch_device()
