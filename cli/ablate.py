@@ -116,11 +116,11 @@ def _table(points: Sequence[Point], found: Ablation) -> tuple[list[str], list[li
     columns += [f">{curve} {family}" if several else f">{curve}" for curve, family in others]
     by_target = {(point.curve, point.family, point.target): point for point in points}
     rows = []
-    for target in sorted({point.target for point in points}, reverse=True):
-        point = by_target.get((*main, target))
+    for asked in sorted({point.target for point in points}, reverse=True):
+        point = by_target.get((*main, asked))
         row = ["-"] * 4 if point is None else [_percent(point.left), *_figures(point)]
         for kind in others:
-            other = by_target.get((*kind, target))
+            other = by_target.get((*kind, asked))
             aside = other is not None and point is not None and abs(other.left - point.left) > 0.005
             row.append(
                 "-"
