@@ -10,7 +10,7 @@ from hcompile.errors import EnvironmentFault, UsageError
 from hcompile.frontend.load import ImportedModel, load_model
 from hcompile.pipeline.ablation import Ablation
 from hcompile.pipeline.curves import CONFIDENCE, LengthCurves, Ruler
-from hcompile.pipeline.job import Job, prepare
+from hcompile.pipeline.job import Job, check_output, prepare
 from hcompile.pipeline.memory import StoredMemory
 from hcompile.pipeline.request import OptimizeRequest
 from hcompile.policy.calibration import Splits
@@ -18,6 +18,7 @@ from hcompile.policy.documents import Document, data_digest
 from hcompile.policy.goal import Goal, goals_of
 from hcompile.policy.interface import Interface
 from hcompile.policy.metrics import metric_of
+from hcompile.policy.removal import Removal
 from hcompile.progress import Progress, quiet
 from hcompile.runtime.inputs import length_axis
 from hcompile.tuning_db.store import open_db
@@ -93,20 +94,24 @@ def ablate(
             f"{request.model}: a curve is measured on data that the profile did not see: pass --calib with text like "
             "what the model will read (--calib stdlib is Python's own library)"
         )
+    as_optimize = _as_optimize(request)
+    check_output(as_optimize)
     if model is None:
         model = load_model(request.model, dtype=request.dtype, trust=request.trust, factory=request.factory)
     if goal is None:
         logits = Interface.of(model.program, length_axis(model.program)).logits
         goal = Goal("", metric_of("kl" if logits else "cosine"), _UNLIMITED)
-    job = prepare(_as_optimize(request), model, [goal])
+    job = prepare(as_optimize, model, [goal])
     limits = (goal.limit,) if goal.text else USUAL.get(goal.metric.label(), ())
     splits = _splits(request, job)
     lengths = _lengths(request, job, splits)
+    removals = [Removal.of(job.program.sites, length) for length in lengths]
     with open_db(request.db) as db:
         memory = StoredMemory(db, job.program, job.facts)
         ruler = Ruler(job, goal, limits, memory, request.time_limit_s, progress)
         curves = [
-            LengthCurves(ruler, _cut(splits, job, length), length, request.points) for length in lengths
+            LengthCurves(ruler, removal, _cut(splits, job, removal.length), request.points)
+            for removal in removals
         ]
         for each in curves:
             each.measure()

@@ -22,7 +22,6 @@ from hcompile.policy.profile import Scores
 from hcompile.policy.removal import Removal, Table
 from hcompile.policy.repair import CROWDING
 from hcompile.policy.statistics import interval
-from hcompile.policy.units import narrowed, units_of
 from hcompile.progress import Progress
 from hcompile.runtime.dispatch import safe_tables
 
@@ -82,32 +81,26 @@ class Ruler:
 class LengthCurves:
     """Measures the curves of one length; `points`, `sensitivities` and `warnings` are what came out."""
 
-    def __init__(self, ruler: Ruler, splits: Splits, length: int, points: int) -> None:
+    def __init__(self, ruler: Ruler, removal: Removal, splits: Splits, points: int) -> None:
         """Prepare the curves.
 
         Args:
-            splits: profile documents, and in the place of repair's those to measure on, of `length` tokens.
+            splits: profile documents, and in the place of repair's those to measure on, of the removal's length.
             points: targets from the model itself down to the least that any plan leaves.
-
-        Raises:
-            UsageError: no head can become local at this length.
         """
-        sites = ruler.job.program.sites
-        heads = narrowed(units_of(sites, length), length)
-        layers = narrowed(units_of(sites, length, granularity="layer"), length)
         self.documents: tuple[Document, ...] = splits.repair
-        self.removal = Removal(heads, layers, length)
+        self.removal = removal
         self.points: list[Point] = []
         self.sensitivities: list[Sensitivity] = []
         self.warnings: list[str] = []
         self._ruler = ruler
-        self._length = length
+        self._length = removal.length
         self._targets = self.removal.targets(points)
         # One profile scores heads and layers.
         self._keeper = Keeper(
             ruler.memory,
             ruler.models,
-            (*heads, *layers),
+            (*removal.heads, *removal.layers),
             splits,
             [ruler.goal],
             ruler.job.request.seed,

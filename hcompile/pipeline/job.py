@@ -101,7 +101,7 @@ def prepare(
         EnvironmentFault: the output cannot be written, or a library is missing.
     """
     goals = goals_of(request.budgets, request.metric) if goals is None else tuple(goals)
-    _check_output(request)
+    check_output(request)
     backend = get_backend(request.backend)
     device = backend.torch_device()
     if model is None:
@@ -145,7 +145,8 @@ def _on_device(model: ImportedModel, device: torch.device) -> ImportedModel:
     return replace(model, program=program, original=original)
 
 
-def _check_output(request: OptimizeRequest) -> None:
+def check_output(request: OptimizeRequest) -> None:
+    """Raise UsageError or EnvironmentFault before the work if a request's output cannot be written."""
     target = request.target
     if not request.dry_run:
         check_target(target)

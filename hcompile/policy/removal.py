@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from hcompile.patterns import Dense, Local, Pattern
 from hcompile.plan import Plan, own_pattern
-from hcompile.policy.units import Unit, plan_of
+from hcompile.policy.units import Unit, narrowed, plan_of, units_of
 from hcompile.site import Site
 
 Table = Sequence[Sequence[float]]
@@ -46,6 +46,15 @@ class Removal:
         whole = {(unit.site, head) for unit in self.layers for head in unit.heads}
         if covered != whole or len(covered) != sum(len(unit.heads) for unit in self.heads) or not covered:
             raise ValueError("removal: heads and layers must be units of the same heads")
+
+    @classmethod
+    def of(cls, sites: Sequence[Site], length: int) -> Removal:
+        """Raises: UsageError when no head can become local at this length."""
+        heads, layers = (
+            narrowed(units_of(sites, length, granularity=granularity), length)
+            for granularity in ("head", "layer")
+        )
+        return cls(heads, layers, length)
 
     @property
     def sites(self) -> tuple[Site, ...]:

@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 
 from hcompile.patterns import Dense, Local, Pattern
 from hcompile.policy.removal import Removal, descend
-from hcompile.policy.units import units_of
 from hcompile.site import Site
 
 LENGTH = 1024
 SITES = tuple(Site(f"layer.{i}", i, 4, 2, 64, 0.125, causal=True) for i in range(6))
 SLIDING = Site("sliding", 6, 4, 2, 64, 0.125, causal=True, window=300)
-REMOVAL = Removal(units_of(SITES, LENGTH), units_of(SITES, LENGTH, granularity="layer"), LENGTH)
+REMOVAL = Removal.of(SITES, LENGTH)
 COST = [
     [0.0 if not option else 1e-6 * (1 + index) ** 3 / option for option in range(len(unit.options))]
     for index, unit in enumerate(REMOVAL.heads)
@@ -105,7 +104,7 @@ def test_a_family_is_chosen_from_alone() -> None:
 
 def test_a_sliding_window_is_narrowed_without_sinks() -> None:
     sites = (*SITES, SLIDING)
-    removal = Removal(units_of(sites, LENGTH), units_of(sites, LENGTH, granularity="layer"), LENGTH)
+    removal = Removal.of(sites, LENGTH)
     for target in removal.targets(4):
         for plan in (removal.uniform(target, "local"), removal.interleaved(target, "local")):
             if plan is not None:
