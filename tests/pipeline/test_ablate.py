@@ -35,7 +35,8 @@ class Layer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, HEADS, HEAD_DIM)).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(3 * q, k, v, is_causal=True)
-        return x + 3 * self.out(attended.transpose(1, 2).flatten(2))
+        added: Tensor = self.out(attended.transpose(1, 2).flatten(2))
+        return x + 3 * added
 
 
 class Reader(nn.Module):
@@ -175,7 +176,7 @@ def point(left: float, high: float) -> Point:
 def test_a_verdict_ends_at_the_first_point_past_the_limit() -> None:
     points = [point(0.8, 0.001), point(0.5, 0.02), point(0.25, 0.005)]
     verdict = verdict_of(points, 0.01)
-    assert (verdict.held, verdict.passed) == (pytest.approx(0.2), 0.5)
+    assert verdict.held == pytest.approx(0.2) and verdict.passed == 0.5
     assert verdict_of(points, 0.03).passed is None
     assert verdict_of(points, 0.0001).held == 0.0
 

@@ -133,7 +133,7 @@ def test_descending_fits_and_costs_no_more_than_one_step_above_the_best(data: st
         choices = [(*choice, index) for choice in choices for index in range(len(row))]
 
     def total(table: list[list[float]], choice: Any) -> float:
-        return sum(row[index] for row, index in zip(table, choice, strict=True))
+        return sum(row[int(index)] for row, index in zip(table, choice, strict=True))
 
     fitting = [choice for choice in choices if total(pairs, choice) <= most]
     found = descend(pairs, cost, most)
