@@ -25,7 +25,11 @@ from hcompile.codegen.registry import TARGETS
 from hcompile.errors import BudgetError
 
 if TYPE_CHECKING:
-    from hcompile.pipeline.ablation import Ablation, Point, Verdict
+    from hcompile.pipeline.ablation import Ablation, Point, Sensitivity, Verdict
+    from hcompile.site import Site
+
+_NAMED = 3
+"""Heads that are named as the most sensitive ones."""
 
 
 @click.command()
@@ -101,8 +105,23 @@ def _show(found: Ablation) -> None:
             click.echo(f"\n{length} tokens, {points[0].documents} documents from {found.source}")
             print_table(*_table(points, found))
     click.echo()
+    for sensitivity in found.sensitivities:
+        click.echo(_most_sensitive(sensitivity, found.sites))
     for sentence in _sentences(found):
         click.echo(sentence)
+
+
+def _most_sensitive(found: Sensitivity, sites: Sequence[Site]) -> str:
+    """Return a line on the heads that are predicted to lose the most alone."""
+    losses = [
+        (loss, site.name, head)
+        for site, row in zip(sites, found.heads, strict=True)
+        for head, loss in enumerate(row)
+    ]
+    largest = sorted(losses, reverse=True)[:_NAMED]
+    heads = ", ".join(f"{loss:.2g} head {head} of {name}" for loss, name, head in largest)
+    patterns = " or ".join(dict.fromkeys(filter(None, found.patterns)))
+    return f"{found.length} tokens: predicted to lose the most alone under {patterns}: {heads}"
 
 
 def _table(points: Sequence[Point], found: Ablation) -> tuple[list[str], list[list[str]]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from hcompile.errors import EnvironmentFault, UsageError
 from hcompile.frontend.load import ImportedModel, load_model
 from hcompile.pipeline.ablation import Ablation
+from hcompile.pipeline.certifying import text_encoder
 from hcompile.pipeline.curves import CONFIDENCE, LengthCurves, Ruler
 from hcompile.pipeline.job import Job, check_output, prepare
 from hcompile.pipeline.memory import StoredMemory
@@ -106,12 +107,17 @@ def ablate(
     splits = _splits(request, job)
     lengths = _lengths(request, job, splits)
     removals = [Removal.of(job.program.sites, length) for length in lengths]
+    cuts = [_cut(splits, job, length) for length in lengths]
+    encode = text_encoder(job.program, job.interface, job.model.source)
+    for cut in cuts:
+        # A metric that can make no documents of its own at one of the lengths says so before the work.
+        goal.metric.documents(cut.repair, job.interface, encode, request.seed)
     with open_db(request.db) as db:
         memory = StoredMemory(db, job.program, job.facts)
         ruler = Ruler(job, goal, limits, memory, request.time_limit_s, progress)
         curves = [
-            LengthCurves(ruler, removal, _cut(splits, job, removal.length), request.points)
-            for removal in removals
+            LengthCurves(ruler, removal, cut, request.points)
+            for removal, cut in zip(removals, cuts, strict=True)
         ]
         for each in curves:
             each.measure()

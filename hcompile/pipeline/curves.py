@@ -111,6 +111,15 @@ class LengthCurves:
 
     def measure(self) -> None:
         """Measure everything; what the time limit leaves out is named in `warnings`."""
+        if not self._ruler.late():
+            self._measure_all()
+        if self._ruler.late():
+            self.warnings.append(
+                f"the time limit ended the measurements at {self._length} tokens after {len(self._found)} plans"
+            )
+        del self._keeper  # and with it the dense outputs that it remembers
+
+    def _measure_all(self) -> None:
         removal = self.removal
         dense = Plan.dense(removal.sites)
         profile = self._expand(dense)
@@ -129,10 +138,6 @@ class LengthCurves:
                 self._walk(MAIN, family, targets, partial(removal.allocated, heads))
             for name, way in ways.items():
                 self._walk(name, family, targets, way)
-        if self._ruler.late():
-            self.warnings.append(
-                f"the time limit ended the measurements at {self._length} tokens after {len(self._found)} plans"
-            )
 
     def _main(self, dense: Plan) -> list[float]:
         """Measure the policy's allocation, and return the targets to compare it at, falling.

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from hcompile.cli.main import main
 from hcompile.patterns import Local
 from hcompile.pipeline.ablate import AblateRequest
-from hcompile.pipeline.ablation import MAIN, Ablation, Point
+from hcompile.pipeline.ablation import MAIN, Ablation, Point, Sensitivity
 from hcompile.plan import Plan
 from hcompile.site import Site
 
@@ -48,7 +48,7 @@ FOUND = Ablation(
         point("heads", 0.75, 0.7, 0.0123),
         point("uniform", 0.5, 0.498, 0.02),
     ),
-    sensitivities=(),
+    sensitivities=(Sensitivity(1024, "local", ("local 64+16",), ((0.0002, 0.0314),), (0.04,)),),
 )
 
 
@@ -74,6 +74,8 @@ def test_one_row_a_target_and_a_sentence(monkeypatch: pytest.MonkeyPatch) -> Non
     assert ["left", "kl", "low", "high", "heads", "uniform"] in rows
     assert ["74.8%", "0.001", "0.0005", "0.0015", "0.012", "(70.0%)", "-"] in rows
     assert ["49.9%", "0.004", "0.002", "0.006", "-", "0.02"] in rows
+    sensitive = "1024 tokens: predicted to lose the most alone under local 64+16: 0.031 head 1 of layer0, 0.0002 head 0"
+    assert f"{sensitive} of layer0\n" in result.stdout
     assert result.stdout.endswith(
         "1024 tokens: the interval of kl stays within 0.003 with 25.2% of the pairs removed, not with 50.1%; "
         "0.01 with 50.1% of the pairs removed, not with 75.0%; "
