@@ -99,6 +99,10 @@ def _show(found: Ablation) -> None:
         f"{found.metric} in {found.unit}, with {100 * found.confidence:g}% intervals over documents; "
         "left: share of the model's own (query, key) pairs"
     )
+    click.echo(
+        "first a pattern for each head by the profile; beside it, at as many pairs or (fewer): whole heads and whole "
+        "layers by rank, one window for all, every n-th layer kept"
+    )
     for length in found.lengths:
         points = [point for point in found.points if point.length == length]
         if points:

@@ -146,7 +146,8 @@ class LengthCurves:
         """
         around, last = dense, 1.0
         for target in self._targets:
-            point = self._allocate(around, target)
+            plan = self._allocated(around, target)
+            point = None if plan is None else self._measure(MAIN, "", target, plan)
             if point is None:
                 break
             around, last = point.plan, target
@@ -167,9 +168,12 @@ class LengthCurves:
         held = falling[passed - 1] if passed else None
         target = math.sqrt((held.target if held else 1.0) * falling[passed].target)
         if all(abs(target / point.target - 1) > _APART for point in falling):
-            self._allocate(held.plan if held else dense, target)
+            plan = self._allocated(held.plan if held else dense, target)
+            if plan is not None and all(plan != point.plan for point in falling):
+                self._measure(MAIN, "", target, plan)
 
-    def _allocate(self, around: Plan, target: float) -> Point | None:
+    def _allocated(self, around: Plan, target: float) -> Plan | None:
+        """Return a plan by the scores around another one, None where it is too late for it."""
         if self._ruler.late():
             return None
         scores = self._expand(around)
@@ -179,8 +183,7 @@ class LengthCurves:
                 [first + CROWDING * second for first, second in zip(*rows, strict=True)]
                 for rows in zip(scores.slope, scores.curvature, strict=True)
             ]
-        plan = self.removal.allocated(cost[: len(self.removal.heads)], target)
-        return None if plan is None else self._measure(MAIN, "", target, plan)
+        return self.removal.allocated(cost[: len(self.removal.heads)], target)
 
     def _walk(
         self, curve: str, family: str, targets: Sequence[float], way: Callable[[float, str], Plan | None]
