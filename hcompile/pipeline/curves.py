@@ -108,12 +108,13 @@ class LengthCurves:
         )
         self._found: dict[Plan, tuple[float, float, float]] = {}
         self._scores: dict[Plan, Scores] = {}
+        self._cut_short = False
 
     def measure(self) -> None:
         """Measure everything; what the time limit leaves out is named in `warnings`."""
-        if not self._ruler.late():
+        if not self._late():
             self._measure_all()
-        if self._ruler.late():
+        if self._cut_short:
             self.warnings.append(
                 f"the time limit ended the measurements at {self._length} tokens after {len(self._found)} plans"
             )
@@ -174,7 +175,7 @@ class LengthCurves:
 
     def _allocated(self, around: Plan, target: float) -> Plan | None:
         """Return a plan by the scores around another one, None where it is too late for it."""
-        if self._ruler.late():
+        if self._late():
             return None
         scores = self._expand(around)
         cost: Table = scores.curvature
@@ -201,7 +202,7 @@ class LengthCurves:
         """Add the point of a plan, None where it is too late to measure it."""
         goal, seed = self._ruler.goal, self._ruler.job.request.seed
         if plan not in self._found:
-            if self._ruler.late():
+            if self._late():
                 return None
             (scores,) = self._keeper.measure(plan)
             statistic = goal.metric.statistic
@@ -223,6 +224,11 @@ class LengthCurves:
         )
         self.points.append(point)
         return point
+
+    def _late(self) -> bool:
+        """Whether the time limit keeps the next plan from being measured."""
+        self._cut_short = self._cut_short or self._ruler.late()
+        return self._cut_short
 
     def _expand(self, plan: Plan) -> Scores:
         if plan not in self._scores:

@@ -136,6 +136,9 @@ def test_the_time_limit_ends_between_plans(monkeypatch: pytest.MonkeyPatch) -> N
     found, keeper = measured(monkeypatch, (), Removal.of(SITES, LENGTH), late_after=3)
     assert len(keeper.measured) == 3 and {point.plan for point in found.points} == {*keeper.measured}
     assert found.warnings == ["the time limit ended the measurements at 1024 tokens after 3 plans"]
+    plans = len({point.plan for point in measured(monkeypatch, (), Removal.of(SITES, LENGTH))[0].points})
+    in_time, _ = measured(monkeypatch, (), Removal.of(SITES, LENGTH), late_after=plans)
+    assert in_time.warnings == []
 
 
 def test_each_family_has_curves_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
