@@ -27,6 +27,9 @@ from hcompile.tuning_db.store import open_db
 USUAL = {"kl": (0.003, 0.01, 0.03), "cosine": (0.001, 0.003, 0.01)}
 """Degradations that verdicts are given for where there is no budget, by metric."""
 
+_COLLAPSED = 10.0
+"""A curve ends this many times past the largest of these limits and the budget's."""
+
 _UNLIMITED = float("inf")
 
 
@@ -103,7 +106,9 @@ def ablate(
         logits = Interface.of(model.program, length_axis(model.program)).logits
         goal = Goal("", metric_of("kl" if logits else "cosine"), _UNLIMITED)
     job = prepare(as_optimize, model, [goal])
-    limits = (goal.limit,) if goal.text else USUAL.get(goal.metric.label(), ())
+    usual = USUAL.get(goal.metric.label(), ())
+    limits = (goal.limit,) if goal.text else usual
+    collapse = _COLLAPSED * max((*limits, *usual), default=_UNLIMITED)
     splits = _splits(request, job)
     lengths = _lengths(request, job, splits)
     removals = [Removal.of(job.program.sites, length) for length in lengths]
@@ -114,7 +119,7 @@ def ablate(
         goal.metric.documents(cut.repair, job.interface, encode, request.seed)
     with open_db(request.db) as db:
         memory = StoredMemory(db, job.program, job.facts)
-        ruler = Ruler(job, goal, limits, memory, request.time_limit_s, progress)
+        ruler = Ruler(job, goal, limits, collapse, memory, request.time_limit_s, progress)
         curves = [
             LengthCurves(ruler, removal, cut, request.points)
             for removal, cut in zip(removals, cuts, strict=True)

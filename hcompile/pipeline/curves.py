@@ -28,9 +28,6 @@ from hcompile.runtime.dispatch import safe_tables
 CONFIDENCE = 0.95
 """Of the two-sided intervals."""
 
-_COLLAPSED = 10.0
-"""A curve ends where its interval's lower end is this many times past the largest limit."""
-
 _HALVINGS = 3
 """Plans measured between the last one within a budget and the first one past it, each in the middle of what is left.
 Of several limits each gets one."""
@@ -47,6 +44,7 @@ class Ruler:
         job: Job,
         goal: Goal,
         limits: Sequence[float],
+        collapse: float,
         memory: Memory,
         time_limit_s: float | None,
         progress: Progress,
@@ -55,8 +53,10 @@ class Ruler:
 
         Args:
             limits: that verdicts are given for, rising.
+            collapse: the degradation that ends a curve once its interval is past it.
         """
         self.job, self.goal, self.limits, self.memory, self.progress = job, goal, limits, memory, progress
+        self._collapse = collapse
         self._deadline = math.inf if time_limit_s is None else time.monotonic() + time_limit_s
         program = job.program
         # Quality needs any right kernel, so none is tuned.
@@ -75,7 +75,8 @@ class Ruler:
         return time.monotonic() >= self._deadline
 
     def collapsed(self, point: Point) -> bool:
-        return bool(self.limits) and point.low > _COLLAPSED * self.limits[-1]
+        """Whether a curve ends with this point."""
+        return point.low > self._collapse
 
 
 class LengthCurves:
