@@ -8,6 +8,7 @@ from typing import Any, TextIO
 import click
 
 from hcompile import __version__
+from hcompile.cli.ablate import ablate
 from hcompile.cli.bench import bench
 from hcompile.cli.db import db
 from hcompile.cli.doctor import doctor
@@ -21,7 +22,7 @@ from hcompile.errors import HCompileError
 
 INTERRUPTED = 130
 
-_KEEPING = (optimize.name, tune.name)
+_KEEPING = (ablate.name, optimize.name, tune.name)
 """Commands that keep what they measure as they go."""
 
 
@@ -79,5 +80,5 @@ def main(traceback: bool) -> None:
     """
 
 
-for command in (optimize, inspect, verify, bench, tune, db, doctor, report):
+for command in (optimize, inspect, verify, ablate, bench, tune, db, doctor, report):
     main.add_command(command)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hcompile.artifact.load import load
     from hcompile.frontend.load import load_module
+    from hcompile.pipeline.ablate import AblateRequest, ablate
+    from hcompile.pipeline.ablation import Ablation
     from hcompile.pipeline.optimize import optimize
     from hcompile.pipeline.report import OptimizeReport
     from hcompile.pipeline.request import OptimizeRequest
@@ -22,12 +24,15 @@ if TYPE_CHECKING:
     from hcompile.shadow.report import ShadowReport
 
 __all__ = [
+    "AblateRequest",
+    "Ablation",
     "CompiledModule",
     "OptimizeReport",
     "OptimizeRequest",
     "ShadowOptions",
     "ShadowReport",
     "__version__",
+    "ablate",
     "load",
     "load_module",
     "optimize",
@@ -36,11 +41,14 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AblateRequest": "hcompile.pipeline.ablate",
+    "Ablation": "hcompile.pipeline.ablation",
     "CompiledModule": "hcompile.runtime.module",
     "OptimizeReport": "hcompile.pipeline.report",
     "OptimizeRequest": "hcompile.pipeline.request",
     "ShadowOptions": "hcompile.shadow.options",
     "ShadowReport": "hcompile.shadow.report",
+    "ablate": "hcompile.pipeline.ablate",
     "load": "hcompile.artifact.load",
     "load_module": "hcompile.frontend.load",
     "optimize": "hcompile.pipeline.optimize",

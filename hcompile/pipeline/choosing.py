@@ -103,7 +103,7 @@ def choose(job: Job, share: float, kernels: PlanKernels, memory: Memory, progres
         program,
         partial(runner, Plan.dense(program.sites)),
         runner,
-        _any_kernel(job, tables),
+        any_kernel(job, tables),
         job.interface,
         text_encoder(program, job.interface, job.model.source),
     )
@@ -143,7 +143,7 @@ def candidates(request: OptimizeRequest, program: Program, length: int, dtype: s
     )
 
 
-def _any_kernel(job: Job, tables: Mapping[str, ScheduleTable]) -> Kernel:
+def any_kernel(job: Job, tables: Mapping[str, ScheduleTable]) -> Kernel:
     """Return a kernel for the heads of any site of the program."""
     backend = get_backend(job.request.backend)
     kernels = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -86,15 +87,20 @@ class Job:
         }
 
 
-def prepare(request: OptimizeRequest, model: ImportedModel | None = None) -> Job:
+def prepare(
+    request: OptimizeRequest, model: ImportedModel | None = None, goals: Sequence[Goal] | None = None
+) -> Job:
     """Check a request, import its model unless it is given, and read its data.
+
+    Args:
+        goals: what takes the place of the request's budgets.
 
     Raises:
         UsageError: the request, the model or the data cannot be used.
         EnvironmentFault: the output cannot be written, or a library is missing.
     """
-    goals = goals_of(request.budgets, request.metric)
-    _check_output(request)
+    goals = goals_of(request.budgets, request.metric) if goals is None else tuple(goals)
+    check_output(request)
     backend = get_backend(request.backend)
     device = backend.torch_device()
     if model is None:
@@ -138,7 +144,8 @@ def _on_device(model: ImportedModel, device: torch.device) -> ImportedModel:
     return replace(model, program=program, original=original)
 
 
-def _check_output(request: OptimizeRequest) -> None:
+def check_output(request: OptimizeRequest) -> None:
+    """Raise UsageError or EnvironmentFault before the work if a request's output cannot be written."""
     target = request.target
     if not request.dry_run:
         check_target(target)

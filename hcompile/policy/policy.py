@@ -151,7 +151,7 @@ def choose_plan(
             return unchanged(why_dense=f"{goal.text} allows no degradation at all", trials=())
     if all(min(row) >= row[0] for row in latency_us):
         return unchanged(why_dense="no local pattern is predicted to be faster at this length", trials=())
-    keeper = _Keeper(Forgetful() if memory is None else memory, models, units, splits, goals, seed, progress)
+    keeper = Keeper(Forgetful() if memory is None else memory, models, units, splits, goals, seed, progress)
     profile = keeper.expand(dense, "profile")
     # How much a routed head reads, and so its time, is known now.
     units = measured(units, profile.kept)
@@ -186,8 +186,8 @@ def _out_of_reach(goals: Sequence[Goal], trials: Sequence[Trial]) -> str:
     return f"no measured plan is likely to hold {' and '.join(failed)}"
 
 
-class _Keeper:
-    """Measures and expands plans, or recalls what an earlier run found."""
+class Keeper:
+    """Measures plans on the repair documents and expands around them on the profile's, or recalls what a run found."""
 
     def __init__(
         self,

@@ -46,7 +46,7 @@ _AIM, _MORE_CAREFUL, _LAST_AIM = 0.985, 0.97, 0.8
 trial aims at when nothing holds yet."""
 _STEP_DOWN, _SMALLEST = 0.9, 1e-3
 """Factor on the allowed degradation while it gives a plan that is known not to hold, and where that ends."""
-_CROWDING = 2.0
+CROWDING = 2.0
 """Factor on the curvature around a measured plan: many units change at once there, each against the old plan. Of the
 factors 1 and 2, and of 0, 0.5 and 1 standard errors added to the slope, 2 alone gave the best plans."""
 
@@ -122,7 +122,7 @@ class Repair:
         around = min(self.trials, key=lambda trial: abs(trial.tightest - 1), default=None)
         if around is not None and not self._spent():
             refined = expand_around(around.plan)
-            cost = _sum(refined.slope, refined.curvature, _CROWDING)
+            cost = _sum(refined.slope, refined.curvature, CROWDING)
             if refined.base > 0 and around.tightest > 0:
                 start = refined.base * _AIM / around.tightest
             self._search("refine", refined, cost, start, self._used_up)

@@ -20,6 +20,9 @@ from hcompile.policy.metrics.score import DocumentScore, degradation, merged
 
 RESAMPLES = 10_000
 
+_FEW_RESAMPLES = 400
+"""For what cannot be resampled at once, and where a bound need not be exact: the lower end of an interval."""
+
 _LEAST_RESAMPLED = 8
 """Fewer documents say too little about their own spread to be resampled; Student's t serves them."""
 
@@ -92,6 +95,30 @@ def lower_bound(
     """
     mirrored = [DocumentScore(-score.total, score.weight, score.tokens) for score in scores]
     return -upper_bound(mirrored, confidence, seed, resamples)
+
+
+def interval(
+    scores: Sequence[DocumentScore], confidence: float, seed: int, statistic: Statistic = MEAN
+) -> tuple[float, float]:
+    """Return a two-sided confidence interval of a statistic over the population of documents.
+
+    Both ends are one-sided bounds at half the doubt; the lower one of what is no mean is a percentile of resamples, and
+    none is below zero where no score is. One document says nothing of others: both ends are its own degradation.
+    """
+    estimate = statistic.estimate(scores)
+    if len(scores) < 2:
+        return estimate, estimate
+    one_sided = (1.0 + confidence) / 2
+    high = statistic.bound(scores, one_sided, seed)
+    if isinstance(statistic, Mean):
+        low = lower_bound(scores, one_sided, seed)
+    else:
+        draws = np.random.default_rng(seed).integers(0, len(scores), (_FEW_RESAMPLES, len(scores)))
+        resampled = [statistic.estimate([scores[index] for index in draw]) for draw in draws]
+        low = float(np.quantile(resampled, 1.0 - one_sided, method="inverted_cdf"))
+    if min(score.total for score in scores) >= 0:
+        low = max(low, 0.0)
+    return min(low, estimate), max(high, estimate)
 
 
 def independent(documents: Sequence[Document]) -> int:

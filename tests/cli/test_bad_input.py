@@ -45,9 +45,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return invoke
 
 
-@pytest.mark.parametrize("command", ["optimize", "inspect"])
-def test_missing_model(run: Run, command: str) -> None:
-    assert run(command, "nothing") == (2, "nothing: no such file or folder")
+@pytest.mark.parametrize(
+    "arguments", [("optimize",), ("inspect",), ("ablate", "--calib", "stdlib")], ids=lambda a: a[0]
+)
+def test_missing_model(run: Run, arguments: tuple[str, ...]) -> None:
+    assert run(*arguments, "nothing") == (2, "nothing: no such file or folder")
 
 
 @pytest.mark.parametrize(
@@ -95,6 +97,38 @@ def test_unknown_metric(run: Run) -> None:
     code, message = run("optimize", "nothing", "--budget", "perplexity=1%")
     assert code == 2
     assert message.startswith("metric 'perplexity' is unknown: use one of cosine, kl, nll,")
+
+
+def test_a_curve_without_data(run: Run) -> None:
+    code, message = run("ablate", "nothing")
+    assert code == 2 and message.startswith(
+        "nothing: a curve is measured on data that the profile did not see: pass"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--metric", "perplexity"), "metric 'perplexity' is unknown: use one of"),
+        (("--budget", "kl"), "budget 'kl' is not of the form metric=number"),
+        (("--metric", "nll", "--budget", "kl=1"), "--metric nll and --budget kl=1 name two metrics"),
+    ],
+    ids=lambda value: value[0],
+)
+def test_a_curve_of_a_metric_that_there_is_not(run: Run, arguments: tuple[str, ...], message: str) -> None:
+    code, found = run("ablate", "nothing", "--calib", "stdlib", *arguments)
+    assert code == 2 and found.startswith(message)
+
+
+def test_a_curve_for_a_folder_that_does_not_exist(run: Run) -> None:
+    code, message = run("ablate", "nothing", "--calib", "stdlib", "--lengths", "256", "-o", "no/such/curve")
+    assert (code, message.endswith("the output folder is missing or cannot be written")) == (5, True)
+
+
+def test_a_curve_at_a_length_without_windows(run: Run, model: Path) -> None:
+    code, message = run("ablate", model, "--calib", "stdlib", "--lengths", "48,256")
+    expected = "no head can become local at 48 tokens: calibrate at a longer length"
+    assert (code, message) == (2, expected)
 
 
 def test_metric_function_that_does_not_exist(run: Run) -> None:

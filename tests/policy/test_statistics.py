@@ -10,8 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hcompile.policy.documents import Document
-from hcompile.policy.metrics.score import DocumentScore, degradation
-from hcompile.policy.statistics import by_origin, independent, likely_bound, lower_bound, upper_bound
+from hcompile.policy.metrics.score import DocumentScore, degradation, steps_of
+from hcompile.policy.quantile import Quantile
+from hcompile.policy.share import Share
+from hcompile.policy.statistics import (
+    MEAN,
+    Statistic,
+    by_origin,
+    independent,
+    interval,
+    likely_bound,
+    lower_bound,
+    upper_bound,
+)
 
 
 def scores_of(values: list[float]) -> list[DocumentScore]:
@@ -108,3 +119,27 @@ def test_long_documents_weigh_more() -> None:
 def test_too_little_data_has_no_bound(scores: list[DocumentScore]) -> None:
     with pytest.raises(ValueError, match="at least two documents"):
         upper_bound(scores, 0.95, 0)
+
+
+@pytest.mark.parametrize("statistic", [MEAN, Quantile(0.1), Share("trials")], ids=lambda s: type(s).__name__)
+def test_an_interval_holds_the_estimate_and_narrows_with_documents(statistic: Statistic) -> None:
+    values = np.random.default_rng(4).uniform(0, 0.2, (96, 20))
+    scores = [DocumentScore(float(row.sum()), 20.0, 20, steps_of(row.tolist())) for row in values]
+    widths = []
+    for count in (24, 96):
+        low, high = interval(scores[:count], 0.95, 0, statistic)
+        assert 0 <= low <= statistic.estimate(scores[:count]) <= high
+        assert (low, high) == interval(scores[:count], 0.95, 0, statistic)
+        widths.append(high - low)
+    assert 0 < widths[1] < widths[0]
+
+
+def test_an_interval_of_a_mean_is_the_two_bounds_at_half_the_doubt() -> None:
+    scores = scores_of(np.random.default_rng(5).lognormal(0, 0.5, 32).tolist())
+    assert interval(scores, 0.95, 0) == (lower_bound(scores, 0.975, 0), upper_bound(scores, 0.975, 0))
+
+
+def test_an_interval_does_not_reach_below_what_no_document_can() -> None:
+    scores = scores_of([0.0] * 11 + [1.0])
+    assert lower_bound(scores, 0.975, 0) < 0 == interval(scores, 0.95, 0)[0]
+    assert interval(scores[-1:], 0.95, 0) == (1.0, 1.0)
