@@ -3,6 +3,8 @@ behind a table ends the process."""
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch.fx import Node
 
@@ -32,10 +34,12 @@ def within_tables(program: Program) -> Program:
 
 def _table_and_rows(node: Node) -> tuple[Node, Node] | None:
     """Return a stored table and which of its rows `node` takes, None where it takes none."""
+    table: Any
+    rows: Any
     if node.target is torch.ops.aten.embedding.default:
         table, rows = node.args[:2]
     elif node.target is torch.ops.aten.index.Tensor:
-        table, (rows, *_) = node.args  # type: ignore[misc]
+        table, rows = node.args[0], cast("list[Any]", node.args[1])[0]
     else:
         return None
     if not isinstance(table, Node) or table.op != "get_attr" or not isinstance(rows, Node):

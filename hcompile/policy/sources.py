@@ -52,6 +52,10 @@ def read_source(source: str) -> list[Item]:
     """
     if source == STDLIB:
         return list(_library(Path(sysconfig.get_paths()["stdlib"])))
+    if not source.strip():
+        raise UsageError(
+            "calibration data '' names nothing: give a file, a folder or package.module:function"
+        )
     path = Path(source)
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file() and _is_data(file))

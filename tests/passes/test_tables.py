@@ -26,15 +26,16 @@ class Table(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         position = torch.arange(x.shape[1])
-        if self.how == "embedding":
-            return x + self.table(position)
         if self.how == "indexed":
             return x + self.rows[position]
-        if self.how == "from 2 on":
-            return x + self.table((position + 2)[None])
-        if self.how == "clamped":
-            return x + self.table(position.clamp(max=ROWS - 1))
-        return x + self.table((x[..., 0] > 0).long())
+        taken = {
+            "embedding": position,
+            "from 2 on": (position + 2)[None],
+            "clamped": position.clamp(max=ROWS - 1),
+            "by value": (x[..., 0] > 0).long(),
+        }
+        read: Tensor = self.table(taken[self.how])
+        return x + read
 
 
 def longest(how: str, most: int = 4096) -> int | None:

@@ -92,6 +92,13 @@ def test_a_missing_path_and_an_empty_folder_are_refused(tmp_path: Path) -> None:
         read_source(str(tmp_path))
 
 
+def test_no_name_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="names nothing"):
+        read_source("")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
