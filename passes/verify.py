@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.fx import Interpreter, Node
 
-from hcompile.errors import HCompileError
+from hcompile.errors import HCompileError, UsageError
 from hcompile.passes.sites import KEY_MASK
 from hcompile.program import SITE_META, Program
 
@@ -24,6 +24,7 @@ def verify_rewrite(original: Program, raised: Program, inputs: Sequence[torch.Te
     what the rounding errors of every attention do to the model's outputs, times a margin.
 
     Raises:
+        UsageError: an output of the original is not finite.
         HCompileError: the outputs differ by more.
     """
     with torch.no_grad():
@@ -34,7 +35,12 @@ def verify_rewrite(original: Program, raised: Program, inputs: Sequence[torch.Te
 def compare_outputs(
     expected: Sequence[torch.Tensor], raised: Program, inputs: Sequence[torch.Tensor]
 ) -> float:
-    """Compare a raised program with known outputs; see `verify_rewrite`."""
+    """Compare a raised program with known outputs; see `verify_rewrite`.
+
+    Raises:
+        UsageError: a known output is not finite.
+        HCompileError: as `verify_rewrite`.
+    """
     with torch.no_grad():
         exact = _Run(raised, noise=False)
         outputs = exact.run(*inputs)
@@ -45,6 +51,11 @@ def compare_outputs(
         wanted, found, moved = (value[rows].double() for value in (wanted, found, moved))
         if not wanted.numel():
             continue
+        if not wanted.isfinite().all():
+            raise UsageError(
+                f"the model's own output {place} is not finite, on sample or random inputs: "
+                "check the weights and the dtype"
+            )
         size = max(float(wanted.abs().max()), torch.finfo(torch.float32).tiny)
         error = float((found - wanted).abs().max()) / size
         rounding = float((moved - found).abs().max()) / size

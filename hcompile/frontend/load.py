@@ -127,11 +127,12 @@ def _import_exported(
     exported: ExportedProgram, example: Example | None, kind: str, source: str
 ) -> ImportedModel:
     from hcompile.passes.raise_attention import raise_attention
+    from hcompile.passes.tables import within_tables
     from hcompile.passes.verify import compare_outputs
     from hcompile.program import Program
 
     with _one_line(source, "its graph cannot be used"):
-        original = Program.from_exported(exported)
+        original = within_tables(Program.from_exported(exported))
     program = raise_attention(original)
     samples: tuple[torch.Tensor, ...] = ()
     if example is not None:

@@ -230,6 +230,8 @@ def _load_model(path: Path, dtype: torch.dtype | None) -> PreTrainedModel:
             f"{path}: no safetensors there, and other weights are pickles, which are never read; "
             "save the model again with save_pretrained"
         )
+    # Its output is no output here, and checkpoints for embeddings are saved without it.
+    unused = {"add_pooling_layer": False} if "add_pooling_layer" in _arguments(kind) else {}
     with _one_line(path, "be loaded"):
         model, found = kind.from_pretrained(
             path,
@@ -239,6 +241,7 @@ def _load_model(path: Path, dtype: torch.dtype | None) -> PreTrainedModel:
             trust_remote_code=False,
             attn_implementation="sdpa" if kind._supports_sdpa else "eager",
             output_loading_info=True,
+            **unused,
         )
     missing = sorted(found["missing_keys"])
     if missing:
@@ -247,6 +250,10 @@ def _load_model(path: Path, dtype: torch.dtype | None) -> PreTrainedModel:
         )
     loaded: PreTrainedModel = model.eval()
     return loaded
+
+
+def _arguments(kind: type[PreTrainedModel]) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.__init__).parameters)
 
 
 def _class_of(path: Path) -> type[PreTrainedModel]:

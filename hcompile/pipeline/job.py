@@ -26,7 +26,7 @@ from hcompile.policy.interface import Interface
 from hcompile.program import Program
 from hcompile.program_json import program_to_json
 from hcompile.runtime.dispatch import compute_dtype
-from hcompile.runtime.inputs import length_axis
+from hcompile.runtime.inputs import interface_of, length_axis
 from hcompile.tuning_db.key import Device
 from hcompile.values import sha256_json
 from hcompile.versions import library_versions
@@ -110,7 +110,7 @@ def prepare(
     # What no artifact can hold is refused before the work, not after it.
     graphs = [None if graph is None else program_to_json(graph) for graph in (program, model.original)]
     axis = length_axis(program)
-    interface = Interface.of(program, axis)
+    interface = interface_of(program, axis)
     for goal in goals:
         goal.metric.check(interface, program.sites)
     lengths = chosen_lengths(request.lengths, program, axis)

@@ -17,10 +17,9 @@ from hcompile.policy.calibration import gather
 from hcompile.policy.certificate import LEAST_TO_CERTIFY, Certificate
 from hcompile.policy.certify import CONFIDENCE
 from hcompile.policy.goal import Goal, goals_of
-from hcompile.policy.interface import Interface
 from hcompile.policy.sources import read_source
 from hcompile.progress import Progress, quiet
-from hcompile.runtime.inputs import limits
+from hcompile.runtime.inputs import interface_of, limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +70,14 @@ def verify(request: VerifyRequest, progress: Progress = quiet) -> VerifyReport:
     carried = None if certificate is None else Certificate.from_json(dict(certificate))
     goals = _goals(request, opened.manifest.notes)
     axis = opened.manifest.length_axis
-    interface = Interface.of(opened.program, axis)
-    length = request.length or (carried.longest if carried else None) or limits(opened.program, axis)[1]
+    interface = interface_of(opened.program, axis)
+    fixed = interface.fixed_length or interface.positions
+    length = (
+        fixed or request.length or (carried.longest if carried else None) or limits(opened.program, axis)[1]
+    )
     if length is None:
         raise UsageError(f"{request.artifact}: nothing says how long documents should be: pass --length")
-    if interface.fixed_length is not None:
-        length = interface.fixed_length
-    else:
+    if fixed is None:
         check_lengths("--length", [length], opened.program, axis)
     encode = text_encoder(opened.program, interface, opened.manifest.source)
     if request.documents < LEAST_TO_CERTIFY:

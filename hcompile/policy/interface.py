@@ -29,6 +29,8 @@ class Interface:
         output: the output that quality is measured on.
         logits: whether that output can be logits; only its name can tell that it is not.
         axis: (input, axis) of the dynamic size that attention runs over, None where it is fixed or not known.
+        positions: how many positions attention runs over where that is fixed, as in an image; None where it is not,
+            or not known.
     """
 
     inputs: tuple[InputSpec, ...]
@@ -37,17 +39,20 @@ class Interface:
     output: int
     logits: bool
     axis: tuple[int, int] | None = None
+    positions: int | None = None
 
     @classmethod
-    def of(cls, program: Program, axis: tuple[int, int] | None = None) -> Interface:
-        """Read the interface off a program's input and output names; `axis` as in the attributes."""
+    def of(
+        cls, program: Program, axis: tuple[int, int] | None = None, positions: int | None = None
+    ) -> Interface:
+        """Read the interface off a program's input and output names; `axis` and `positions` as in the attributes."""
         mask = next((i for i, spec in enumerate(program.inputs) if _is_mask(spec)), None)
         candidates = [i for i, spec in enumerate(program.inputs) if i != mask and _may_be_tokens(spec)]
         named = [i for i in candidates if program.inputs[i].name == "input_ids"]
         outputs = _named_outputs(program.output_tree, "")
         name, output = next((entry for entry in outputs if entry[0] == "logits"), outputs[0])
         tokens = next(iter(named or candidates), None)
-        return cls(program.inputs, tokens, mask, output, name not in _HIDDEN_STATES, axis)
+        return cls(program.inputs, tokens, mask, output, name not in _HIDDEN_STATES, axis, positions)
 
     @property
     def token_name(self) -> str:
@@ -65,10 +70,11 @@ class Interface:
         return self.inputs[self.tokens].name
 
     def length_of(self, row: Mapping[str, torch.Tensor]) -> int | None:
-        """Return the length of one row of inputs: its tokens, or its size on `axis`; None where nothing says it."""
+        """Return the length of one row of inputs: its tokens, its size on `axis`, or the fixed one; None where nothing
+        says it."""
         place = self.axis if self.tokens is None else (self.tokens, 1)
         if place is None or self.inputs[place[0]].name not in row:
-            return None
+            return self.positions
         return row[self.inputs[place[0]].name].shape[place[1] - 1]
 
     @property

@@ -6,6 +6,7 @@ import json
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -51,6 +52,10 @@ def read_source(source: str) -> list[Item]:
     """
     if source == STDLIB:
         return list(_library(Path(sysconfig.get_paths()["stdlib"])))
+    if not source.strip():
+        raise UsageError(
+            "calibration data '' names nothing: give a file, a folder or package.module:function"
+        )
     path = Path(source)
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file() and _is_data(file))
@@ -81,6 +86,10 @@ def load_function(name: str) -> Callable[..., Any]:
         found = getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(f"{name} is not found ({error}): give package.module:function") from error
+    except Exception as error:  # the user's module raises what it likes
+        raise UsageError(
+            f"{name}: its module does not import ({type(error).__name__}: {error}): mend it"
+        ) from error
     finally:
         sys.path[:] = search
     if not callable(found):
@@ -156,11 +165,15 @@ def _rows(path: Path) -> Iterator[Item]:
 
 
 def _returned(source: str) -> Iterator[Item]:
-    values = load_function(source)()
+    function = load_function(source)
+    with _of_the_user(source):
+        values = function()
     if not isinstance(values, Iterable) or isinstance(values, str | bytes | Mapping):
         raise UsageError(
             f"{source} returned a {type(values).__name__}: return texts, or dicts of input name to tensor"
         )
+    with _of_the_user(source):
+        values = list(values)
     for number, value in enumerate(values):
         name = f"{source}[{number}]"
         if isinstance(value, str):
@@ -175,6 +188,17 @@ def _returned(source: str) -> Iterator[Item]:
             raise UsageError(
                 f"{name} is a {type(value).__name__}: return texts, or dicts of input name to tensor"
             )
+
+
+@contextmanager
+def _of_the_user(source: str) -> Iterator[None]:
+    """Turn what a function of the user's raises into one line."""
+    try:
+        yield
+    except Exception as error:  # it raises what it likes
+        raise UsageError(
+            f"calibration data {source} failed ({type(error).__name__}: {error}): mend the function"
+        ) from error
 
 
 def _constant(name: str, content: Content) -> Item:

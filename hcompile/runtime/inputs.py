@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from hcompile.passes.sites import Q, arguments
+from hcompile.policy.interface import Interface
 from hcompile.program import Program
 
 
@@ -31,6 +32,11 @@ def limits(program: Program, axis: tuple[int, int] | None) -> tuple[int, int | N
         return fixed or 1, fixed
     least, most = program.dims.get(str(program.inputs[axis[0]].shape[axis[1]]), (1, None))
     return max(1, least), most
+
+
+def interface_of(program: Program, axis: tuple[int, int] | None) -> Interface:
+    """Return how a program is called, and over how many positions its attention runs where the export fixed that."""
+    return Interface.of(program, axis, _fixed_length(program) if axis is None else None)
 
 
 def batch_axis(program: Program, axis: tuple[int, int] | None) -> tuple[int, int] | None:

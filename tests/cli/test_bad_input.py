@@ -164,6 +164,46 @@ def test_missing_data(run: Run, model: Path) -> None:
     assert (code, "no-such-texts" in message) == (2, True)
 
 
+def test_data_without_a_name(run: Run, model: Path) -> None:
+    Path("notes.txt").write_text("mine")
+    code, message = run("optimize", model, "--calib", "")
+    assert (code, message.startswith("calibration data '' names nothing")) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("empty.txt", "", "gives 0 different documents of 128 tokens and 48 are needed"),
+        ("short.txt", "hello", "gives 0 different documents of 128 tokens and 48 are needed"),
+        (
+            "same.jsonl",
+            '{"text": "' + "ab" * 99 + '"}\n',
+            "gives 1 different documents of 128 tokens and 48 are",
+        ),
+        ("blank.jsonl", "", "holds no text, .jsonl or .safetensors: add documents"),
+        (
+            "failing.py",
+            "def texts():\n    raise OSError('away')\n",
+            "failed (OSError: away): mend the function",
+        ),
+    ],
+    ids=["empty", "short", "same", "blank", "failing"],
+)
+def test_data_that_is_too_little(run: Run, model: Path, name: str, text: str, message: str) -> None:
+    Path(name).write_text(text * (100 if name == "same.jsonl" else 1))
+    source = "failing:texts" if name == "failing.py" else name
+    code, found = run("optimize", model, "--calib", source, "--lengths", "128")
+    assert code == 2 and message in found
+
+
+def test_weights_that_are_no_numbers(run: Run, model: Path, tmp_path: Path) -> None:
+    sick = tiny_llama_model(vocab_size=256, hidden_size=32, intermediate_size=32)
+    torch.nn.init.constant_(sick.model.norm.weight, float("nan"))
+    sick.save_pretrained(tmp_path / "sick")
+    code, message = run("optimize", tmp_path / "sick", "--calib", "stdlib", "--lengths", "128")
+    assert code == 2 and message.startswith("the model's own output 0 is not finite")
+
+
 def test_length_beyond_what_the_model_allows(run: Run, model: Path) -> None:
     expected = "--lengths 1024: the model was made for at most 512 tokens"
     assert run("optimize", model, "--calib", "stdlib", "--lengths", "1024") == (2, expected)

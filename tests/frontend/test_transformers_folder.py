@@ -166,6 +166,15 @@ def test_an_image_model_is_raised(tmp_path: Path) -> None:
     compare_outputs([expected], program, [pixels])
 
 
+@pytest.mark.parametrize("kind", ["Bert", "ViT"])
+def test_an_encoder_that_was_saved_without_its_pooler_comes_in(tmp_path: Path, kind: str) -> None:
+    fields = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = getattr(transformers, f"{kind}Config")(**fields)
+    getattr(transformers, f"{kind}Model")(config, add_pooling_layer=False).save_pretrained(tmp_path)
+    program = load_model(tmp_path).program
+    assert len(program.sites) == 1 and list(program.output_tree) == ["last_hidden_state"]
+
+
 def test_an_image_model_without_a_size_says_what_to_do() -> None:
     from hcompile.frontend.transformers_folder import import_model
 

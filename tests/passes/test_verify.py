@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hcompile.errors import HCompileError
+from hcompile.errors import HCompileError, UsageError
 from hcompile.passes.raise_attention import raise_attention
 from hcompile.passes.select import select
 from hcompile.passes.verify import verify_rewrite
@@ -49,3 +49,15 @@ def test_not_a_number_is_refused(rewrite: tuple[Program, Program, torch.dtype]) 
     broken["p_o_bias"] = broken["p_o_bias"] * float("nan")
     with pytest.raises(HCompileError, match="differs"):
         verify_rewrite(original, raised.with_graph(raised.edit(), broken), [hidden(1, 9, dtype)])
+
+
+def test_a_model_that_gives_no_number_itself_is_the_users_to_mend(
+    rewrite: tuple[Program, Program, torch.dtype],
+) -> None:
+    original, raised, dtype = rewrite
+    sick = []
+    for program in (original, raised):
+        broken = {**program.tensors, "p_o_bias": program.tensors["p_o_bias"] * float("nan")}
+        sick.append(program.with_graph(program.edit(), broken))
+    with pytest.raises(UsageError, match="own output 0 is not finite"):
+        verify_rewrite(sick[0], sick[1], [hidden(1, 9, dtype)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from hcompile.errors import UsageError
 from hcompile.policy.interface import Interface
@@ -44,3 +45,11 @@ def test_text_is_refused_for_a_model_that_takes_more() -> None:
         _ = Interface((IDS, MASK, PIXELS), 0, 1, 0, True).token_name
     with pytest.raises(UsageError, match="safetensors"):
         _ = Interface((PIXELS,), None, None, 0, False).token_name
+
+
+def test_the_fixed_length_of_attention_counts_where_no_input_says_one() -> None:
+    row = {"pixel_values": torch.ones(3, 8, 8)}
+    assert Interface((PIXELS,), None, None, 0, False).length_of(row) is None
+    assert Interface((PIXELS,), None, None, 0, False, positions=5).length_of(row) == 5
+    ids = {"input_ids": torch.ones(7, dtype=torch.int64)}
+    assert Interface((IDS, MASK), 0, 1, 0, True, positions=5).length_of(ids) == 7

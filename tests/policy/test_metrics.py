@@ -218,3 +218,27 @@ def test_a_metric_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         score(metric_of("wrong", "my_metric:wrong"), dense, hybrid, padded_batch())
     with pytest.raises(UsageError, match="write --budget largest=LIMIT"):
         metric_of("kl", "my_metric:largest")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("raise RuntimeError('boom')", r"metric (\w+):mine failed on \S+ \(RuntimeError: boom\): mend"),
+        (
+            "return dense[0].new_full((2,), float('nan'))",
+            r"metric (\w+):mine returned nan for \S+: return finite",
+        ),
+        ("return [0.0, float('inf')]", r"metric (\w+):mine returned inf for \S+: return finite"),
+        ("return None", r"metric (\w+):mine returned a NoneType: return one number a row"),
+        ("return ['much', 'more']", r"metric (\w+):mine returned a list: return one number a row"),
+    ],
+    ids=["raises", "nan", "inf", "nothing", "text"],
+)
+def test_a_metric_of_the_user_that_fails_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, body: str, message: str
+) -> None:
+    module = f"failing_metric_{request.node.callspec.id}"
+    (tmp_path / f"{module}.py").write_text(f"def mine(dense, hybrid, inputs):\n    {body}\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=message):
+        score(metric_of("mine", f"{module}:mine"), *logits_pair(), padded_batch())

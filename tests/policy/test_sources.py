@@ -90,3 +90,34 @@ def test_a_missing_path_and_an_empty_folder_are_refused(tmp_path: Path) -> None:
         read_source(str(tmp_path / "nothing"))
     with pytest.raises(UsageError, match="holds no text"):
         read_source(str(tmp_path))
+
+
+def test_no_name_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="names nothing"):
+        read_source("")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def texts(:\n", r"its module does not import \(SyntaxError"),
+        ("raise RuntimeError('no')\n", r"its module does not import \(RuntimeError: no\)"),
+        ("def texts():\n    raise KeyError('gone')\n", r"failed \(KeyError: 'gone'\): mend the function"),
+        (
+            "def texts():\n    yield 'a'\n    raise OSError('away')\n",
+            r"failed \(OSError: away\): mend the function",
+        ),
+        ("def texts():\n    return []\n", "holds no text"),
+    ],
+    ids=["syntax", "import", "call", "iteration", "nothing"],
+)
+def test_a_function_of_the_user_that_fails_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, text: str, message: str
+) -> None:
+    module = f"failing_source_{request.node.callspec.id}"
+    (tmp_path / f"{module}.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=message):
+        read_source(f"{module}:texts")

@@ -7,6 +7,7 @@ order) and returns the degradation of each row, `[B]`: 0 for equal outputs, larg
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from hcompile.errors import UsageError
 from hcompile.policy.batches import Batch
 from hcompile.policy.interface import Interface
-from hcompile.policy.metrics.base import Metric, check_finite
+from hcompile.policy.metrics.base import Metric
 from hcompile.policy.metrics.score import DocumentScore
 from hcompile.policy.sources import load_function
 from hcompile.values import sha256_json
@@ -48,9 +49,7 @@ class UserMetric(Metric):
         batch: Batch,
         interface: Interface,
     ) -> list[DocumentScore]:
-        rows = torch.as_tensor(
-            self._function(list(dense), list(hybrid), list(batch.inputs)), dtype=torch.float64
-        )
+        rows = self._rows(dense, hybrid, batch)
         count = batch.inputs[0].shape[0]
         if rows.shape != (count,):
             raise UsageError(
@@ -59,6 +58,27 @@ class UserMetric(Metric):
         scores = []
         values = rows[: len(batch.documents)].tolist()
         for value, tokens, document in zip(values, batch.token_counts(), batch.documents, strict=True):
-            check_finite(value, "hybrid", document.name)
+            if not math.isfinite(value):
+                raise UsageError(
+                    f"metric {self.path} returned {value} for {document.name}: return finite numbers"
+                )
             scores.append(DocumentScore(value, 1.0, tokens))
         return scores
+
+    def _rows(
+        self, dense: Sequence[torch.Tensor], hybrid: Sequence[torch.Tensor], batch: Batch
+    ) -> torch.Tensor:
+        """Raises: UsageError when the function fails, or returns what is no number."""
+        try:
+            found = self._function(list(dense), list(hybrid), list(batch.inputs))
+        except Exception as error:  # the user's code raises what it likes
+            raise UsageError(
+                f"metric {self.path} failed on {batch.documents[0].name} ({type(error).__name__}: {error}): "
+                "mend the function"
+            ) from error
+        try:
+            return torch.as_tensor(found, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UsageError(
+                f"metric {self.path} returned a {type(found).__name__}: return one number a row"
+            ) from error
