@@ -16,6 +16,7 @@ from hcompile.cli.options import (
     dtype,
     factory,
     lengths,
+    patterns,
     seed,
     target,
     trust,
@@ -50,6 +51,7 @@ _NAMED = 3
 @calib
 @click.option("--verify", metavar="SOURCE", help="Data to measure on; part of --calib by default.")
 @lengths
+@patterns
 @click.option(
     "--points",
     type=click.IntRange(min=1),

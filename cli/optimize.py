@@ -9,7 +9,6 @@ import click
 
 from hcompile.cli.options import (
     Integers,
-    Names,
     as_json,
     calib,
     database,
@@ -17,6 +16,7 @@ from hcompile.cli.options import (
     factory,
     lengths,
     metric,
+    patterns,
     seed,
     target,
     time_limit,
@@ -28,7 +28,6 @@ from hcompile.cli.report import save_page
 from hcompile.cli.tables import print_certificate, print_crossover, print_left, print_plan, print_work
 from hcompile.codegen.registry import TARGETS
 from hcompile.errors import BudgetError
-from hcompile.patterns import families
 from hcompile.pipeline.request import GRANULARITIES, OptimizeRequest
 from hcompile.report.place import check_place
 
@@ -70,12 +69,7 @@ if TYPE_CHECKING:
     metavar="N,N,...",
     help="Layers to leave as they are.",
 )
-@click.option(
-    "--families",
-    type=Names(families()),
-    metavar="NAME,NAME,...",
-    help=f"Kinds of patterns to choose from, of {', '.join(families())}; all by default.",
-)
+@patterns
 @click.option(
     "--plan", type=click.Path(path_type=Path), help="Take the plan of this file instead of choosing one."
 )

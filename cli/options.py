@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from hcompile.codegen.registry import TARGETS
+from hcompile.patterns import families
 
 Option = Callable[[Any], Any]
 
@@ -81,6 +82,12 @@ dtype: Option = click.option(
 )
 factory: Option = click.option(
     "--model", "factory", metavar="MODULE:FUNCTION", help="Makes the module whose weights MODEL holds."
+)
+patterns: Option = click.option(
+    "--families",
+    type=Names(families()),
+    metavar="NAME,NAME,...",
+    help=f"Kinds of patterns to choose from, of {', '.join(families())}; all by default.",
 )
 lengths: Option = click.option(
     "--lengths", type=Integers(least=1), metavar="N,N,...", help="Sequence lengths, such as 1024,8192."

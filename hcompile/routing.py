@@ -166,4 +166,5 @@ def pairs_read(chosen: torch.Tensor, q_offset: int, q_len: int, kv_len: int, cau
     starts = torch.arange(chosen.shape[3], device=device) * LIST_BLOCK
     seen = (ends[:, None] - starts).clamp(0, LIST_BLOCK)
     padded = torch.nn.functional.pad(seen, (0, 0, 0, -q_len % LIST_BLOCK))
-    return (padded.unflatten(0, (-1, LIST_BLOCK)).sum(1) * chosen).sum((2, 3))
+    blocks: torch.Tensor = padded.unflatten(0, (-1, LIST_BLOCK)).sum(1)
+    return (blocks * chosen).sum((2, 3))

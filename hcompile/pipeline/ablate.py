@@ -10,6 +10,7 @@ from hcompile.errors import EnvironmentFault, UsageError
 from hcompile.frontend.load import ImportedModel, load_model
 from hcompile.pipeline.ablation import Ablation
 from hcompile.pipeline.certifying import text_encoder
+from hcompile.pipeline.choosing import usable_families
 from hcompile.pipeline.curves import CONFIDENCE, LengthCurves, Ruler
 from hcompile.pipeline.job import Job, check_output, prepare
 from hcompile.pipeline.memory import StoredMemory
@@ -57,6 +58,7 @@ class AblateRequest:
     calib: str | None = None
     verify: str | None = None
     lengths: tuple[int, ...] | None = None
+    families: tuple[str, ...] | None = None
     points: int = 8
     factory: str | None = None
     dtype: str | None = None
@@ -111,7 +113,8 @@ def ablate(
     collapse = _COLLAPSED * max((*limits, *usual), default=_UNLIMITED)
     splits = _splits(request, job)
     lengths = _lengths(request, job, splits)
-    removals = [Removal.of(job.program.sites, length) for length in lengths]
+    chosen = usable_families(job.request, job.program, job.dtype)
+    removals = [Removal.of(job.program.sites, length, chosen) for length in lengths]
     cuts = [_cut(splits, job, length) for length in lengths]
     encode = text_encoder(job.program, job.interface, job.model.source)
     for cut in cuts:
@@ -173,6 +176,7 @@ def _as_optimize(request: AblateRequest) -> OptimizeRequest:
         calib=request.calib,
         verify=request.verify,
         lengths=request.lengths,
+        families=request.families,
         dry_run=True,
         factory=request.factory,
         dtype=request.dtype,

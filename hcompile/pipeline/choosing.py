@@ -127,20 +127,24 @@ def candidates(request: OptimizeRequest, program: Program, length: int, dtype: s
     Raises:
         UsageError: nothing is left to choose.
     """
-    backend = get_backend(request.backend)
-    routes = all(backend.routes(dtype, site.head_dim) for site in program.sites)
-    chosen = [
-        family
-        for family in request.families or families()
-        if routes or all(pattern.params()[0] != LIST_WINDOW for pattern in menu_of(family))
-    ]
     return units_of(
         program.sites,
         length,
         granularity=request.granularity,
         keep_layers=request.keep_layers,
-        chosen=chosen,
+        chosen=usable_families(request, program, dtype),
     )
+
+
+def usable_families(request: OptimizeRequest, program: Program, dtype: str) -> list[str]:
+    """Return the families to choose from: those asked for that the target has kernels for."""
+    backend = get_backend(request.backend)
+    routes = all(backend.routes(dtype, site.head_dim) for site in program.sites)
+    return [
+        family
+        for family in request.families or families()
+        if routes or all(pattern.params()[0] != LIST_WINDOW for pattern in menu_of(family))
+    ]
 
 
 def any_kernel(job: Job, tables: Mapping[str, ScheduleTable]) -> Kernel:

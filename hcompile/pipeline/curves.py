@@ -122,9 +122,9 @@ class LengthCurves:
         del self._keeper  # and with it the dense outputs that it remembers
 
     def _measure_all(self) -> None:
-        removal = self.removal
-        dense = Plan.dense(removal.sites)
+        dense = Plan.dense(self.removal.sites)
         profile = self._expand(dense)
+        self.removal = removal = self.removal.measured(profile.kept)
         cut = len(removal.heads)
         heads, layers = profile.curvature[:cut], profile.curvature[cut:]
         self.sensitivities = [self._sensitivity(heads, layers, family) for family in removal.families]

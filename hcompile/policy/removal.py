@@ -12,12 +12,12 @@ The last two look at no score.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from hcompile.patterns import Dense, Local, Pattern
 from hcompile.plan import Plan, own_pattern
-from hcompile.policy.units import Unit, narrowed, plan_of, units_of
+from hcompile.policy.units import Unit, measured, narrowed, plan_of, units_of
 from hcompile.site import Site
 
 Table = Sequence[Sequence[float]]
@@ -48,13 +48,25 @@ class Removal:
             raise ValueError("removal: heads and layers must be units of the same heads")
 
     @classmethod
-    def of(cls, sites: Sequence[Site], length: int) -> Removal:
-        """Raises: UsageError when no head can become local at this length."""
+    def of(cls, sites: Sequence[Site], length: int, chosen: Collection[str] | None = None) -> Removal:
+        """Return the plans of a program's sites.
+
+        Args:
+            chosen: families of patterns, None for all.
+
+        Raises:
+            UsageError: no head can see less at this length.
+        """
         heads, layers = (
-            narrowed(units_of(sites, length, granularity=granularity), length)
+            narrowed(units_of(sites, length, granularity=granularity, chosen=chosen), length)
             for granularity in ("head", "layer")
         )
         return cls(heads, layers, length)
+
+    def measured(self, kept: Table) -> Removal:
+        """Return the same with what options were seen to read, by unit of `heads` and then of `layers`."""
+        cut = len(self.heads)
+        return replace(self, heads=measured(self.heads, kept[:cut]), layers=measured(self.layers, kept[cut:]))
 
     @property
     def sites(self) -> tuple[Site, ...]:

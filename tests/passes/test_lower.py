@@ -131,7 +131,7 @@ def test_a_bound_kernel_is_called_for_its_site_alone(program: Program) -> None:
         q_offset: int,
         scale: float,
         causal: bool,
-        block_ptr: Tensor | None = None,
+        block_count: Tensor | None = None,
         block_index: Tensor | None = None,
     ) -> Tensor:
         return torch.zeros_like(q)

@@ -42,6 +42,9 @@ class Sinks(Pattern):
     def label(self) -> str:
         return f"sinks {self.sinks}"
 
+    def hides(self, length: int) -> bool:
+        return self.sinks < length
+
     def visited_pairs(self, q_len: int, kv_len: int, *, causal: bool) -> int:
         return Local(1, self.sinks).visited_pairs(q_len, kv_len, causal=causal)
 
@@ -60,7 +63,8 @@ class Keeper:
             tuple(float(option) / (1 + unit.site.layer) for option in range(len(unit.options)))
             for unit in self.units
         )
-        return Scores(0.0, tuple((0.0,) * len(row) for row in rows), rows)
+        nothing, kept = (tuple((value,) * len(row) for row in rows) for value in (0.0, 1.0))
+        return Scores(0.0, nothing, rows, kept)
 
     def measure(self, plan: Plan) -> list[list[DocumentScore]]:
         self.measured.append(plan)
@@ -101,7 +105,7 @@ def curve(points: Sequence[Point], name: str, family: str) -> list[Point]:
 def test_no_plan_is_measured_twice_and_each_is_allocated_around_the_last(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found, keeper = measured(monkeypatch, (), Removal.of(SITES, LENGTH))
+    found, keeper = measured(monkeypatch, (), Removal.of(SITES, LENGTH, ["local"]))
     assert max(Counter(keeper.measured).values()) == 1
     main = curve(found.points, MAIN, "")
     assert keeper.around == [Plan.dense(SITES), *(point.plan for point in main[:-1])]
@@ -110,7 +114,7 @@ def test_no_plan_is_measured_twice_and_each_is_allocated_around_the_last(
 
 
 def test_a_budget_is_closed_in_on_from_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
-    removal = Removal.of(SITES, LENGTH)
+    removal = Removal.of(SITES, LENGTH, ["local"])
     found, _ = measured(monkeypatch, (0.1,), removal)
     targets = {point.target for point in curve(found.points, MAIN, "")}
     assert 1 <= len(targets - {*removal.targets(4)}) <= 3
@@ -124,7 +128,7 @@ def test_a_budget_is_closed_in_on_from_both_sides(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_curve_ends_where_quality_has_collapsed(monkeypatch: pytest.MonkeyPatch) -> None:
-    removal = Removal.of(SITES, LENGTH)
+    removal = Removal.of(SITES, LENGTH, ["local"])
     found, _ = measured(monkeypatch, (0.001,), removal)
     for name, family in ((MAIN, ""), ("uniform", "local")):
         points = curve(found.points, name, family)
@@ -133,16 +137,18 @@ def test_a_curve_ends_where_quality_has_collapsed(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_time_limit_ends_between_plans(monkeypatch: pytest.MonkeyPatch) -> None:
-    found, keeper = measured(monkeypatch, (), Removal.of(SITES, LENGTH), late_after=3)
+    found, keeper = measured(monkeypatch, (), Removal.of(SITES, LENGTH, ["local"]), late_after=3)
     assert len(keeper.measured) == 3 and {point.plan for point in found.points} == {*keeper.measured}
     assert found.warnings == ["the time limit ended the measurements at 1024 tokens after 3 plans"]
-    plans = len({point.plan for point in measured(monkeypatch, (), Removal.of(SITES, LENGTH))[0].points})
-    in_time, _ = measured(monkeypatch, (), Removal.of(SITES, LENGTH), late_after=plans)
+    plans = len(
+        {point.plan for point in measured(monkeypatch, (), Removal.of(SITES, LENGTH, ["local"]))[0].points}
+    )
+    in_time, _ = measured(monkeypatch, (), Removal.of(SITES, LENGTH, ["local"]), late_after=plans)
     assert in_time.warnings == []
 
 
 def test_each_family_has_curves_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = Removal.of(SITES, LENGTH)
+    plain = Removal.of(SITES, LENGTH, ["local"])
     heads, layers = (
         tuple(replace(unit, options=(*unit.options, Sinks(300), Sinks(40))) for unit in units)
         for units in (plain.heads, plain.layers)

@@ -16,7 +16,7 @@ from hcompile.site import Site
 LENGTH = 1024
 SITES = tuple(Site(f"layer.{i}", i, 4, 2, 64, 0.125, causal=True) for i in range(6))
 SLIDING = Site("sliding", 6, 4, 2, 64, 0.125, causal=True, window=300)
-REMOVAL = Removal.of(SITES, LENGTH)
+REMOVAL = Removal.of(SITES, LENGTH, ["local"])
 COST = [
     [0.0 if not option else 1e-6 * (1 + index) ** 3 / option for option in range(len(unit.options))]
     for index, unit in enumerate(REMOVAL.heads)
@@ -38,6 +38,9 @@ class Sinks(Pattern):
 
     def label(self) -> str:
         return f"sinks {self.sinks}"
+
+    def hides(self, length: int) -> bool:
+        return self.sinks < length
 
     def visited_pairs(self, q_len: int, kv_len: int, *, causal: bool) -> int:
         return Local(1, self.sinks).visited_pairs(q_len, kv_len, causal=causal)
@@ -104,7 +107,7 @@ def test_a_family_is_chosen_from_alone() -> None:
 
 def test_a_sliding_window_is_narrowed_without_sinks() -> None:
     sites = (*SITES, SLIDING)
-    removal = Removal.of(sites, LENGTH)
+    removal = Removal.of(sites, LENGTH, ["local"])
     for target in removal.targets(4):
         for plan in (removal.uniform(target, "local"), removal.interleaved(target, "local")):
             if plan is not None:
