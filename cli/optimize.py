@@ -28,7 +28,7 @@ from hcompile.cli.report import save_page
 from hcompile.cli.tables import print_certificate, print_crossover, print_left, print_plan, print_work
 from hcompile.codegen.registry import TARGETS
 from hcompile.errors import BudgetError
-from hcompile.pipeline.request import GRANULARITIES, OptimizeRequest
+from hcompile.pipeline.request import COSTS, GRANULARITIES, OptimizeRequest
 from hcompile.report.place import check_place
 
 if TYPE_CHECKING:
@@ -70,6 +70,13 @@ if TYPE_CHECKING:
     help="Layers to leave as they are.",
 )
 @patterns
+@click.option(
+    "--cost",
+    type=click.Choice(COSTS),
+    default="time",
+    show_default=True,
+    help="What a plan is to have little of: time on this machine, or pairs visited.",
+)
 @click.option(
     "--plan", type=click.Path(path_type=Path), help="Take the plan of this file instead of choosing one."
 )

@@ -59,6 +59,10 @@ class Plan:
                 raise ValueError(
                     f"plan: site {name} has {len(heads)} patterns for {site.q_heads} query heads"
                 )
+            if not all(pattern.serves(causal=site.causal) for pattern in heads):
+                raise ValueError(
+                    f"plan: site {name} sees both ways, for which a pattern of its heads has no kernel"
+                )
             own = own_pattern(site).params()
             for head, pattern in enumerate(heads):
                 window, sinks = pattern.params()

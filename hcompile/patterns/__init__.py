@@ -2,12 +2,14 @@
 
 from hcompile.patterns.base import UNBOUNDED, Pattern, families, menu_of, parse_pattern, pattern_of_label
 from hcompile.patterns.dense import Dense
+from hcompile.patterns.global_tokens import GlobalTokens
 from hcompile.patterns.local import Local
 from hcompile.patterns.routed import Routed
 
 __all__ = [
     "UNBOUNDED",
     "Dense",
+    "GlobalTokens",
     "Local",
     "Pattern",
     "Routed",

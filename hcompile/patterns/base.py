@@ -39,6 +39,10 @@ class Pattern(ABC):
     def hides(self, length: int) -> bool:
         """Return whether the pattern can hide a pair of a sequence of this length."""
 
+    def serves(self, *, causal: bool) -> bool:
+        """Return whether there are kernels for the pattern in attention of this kind."""
+        return True
+
     def alike(self) -> Pattern:
         """Return the pattern that takes about as long on random inputs as this one on those that it is for."""
         return self

@@ -13,7 +13,7 @@ from hcompile.codegen import get_backend
 from hcompile.errors import UsageError
 from hcompile.frontend.load import ImportedModel
 from hcompile.operator import Kernel, chosen_by
-from hcompile.patterns import families, menu_of
+from hcompile.patterns import Dense, Pattern, families, menu_of
 from hcompile.patterns.blocks import LIST_WINDOW
 from hcompile.pipeline.certifying import text_encoder
 from hcompile.pipeline.kernels import PlanKernels
@@ -23,12 +23,13 @@ from hcompile.plan import Plan
 from hcompile.policy.calibration import Splits, load_splits, sample_splits
 from hcompile.policy.interface import Interface
 from hcompile.policy.memory import Memory
-from hcompile.policy.policy import Models, choose_plan
+from hcompile.policy.policy import HeadTime, Models, choose_plan
 from hcompile.policy.repair import Effort
 from hcompile.policy.units import Unit, units_of
 from hcompile.program import Program
 from hcompile.progress import Progress
 from hcompile.runtime.dispatch import ScheduleTable
+from hcompile.site import Site
 
 if TYPE_CHECKING:
     from hcompile.pipeline.job import Job
@@ -112,13 +113,27 @@ def choose(job: Job, share: float, kernels: PlanKernels, memory: Memory, progres
         candidates(request, program, length, job.dtype),
         job.splits,
         [replace(goal, limit=goal.limit * share) for goal in job.goals],
-        lambda site, pattern: kernels.head_us(site, pattern, length),
+        _head_us(kernels, length, request.cost),
         effort=Effort(time_limit_s=request.time_limit_s),
         memory=memory,
         seed=request.seed,
         progress=progress,
     )
     return Choice(result.plan, result.holds, result.to_json())
+
+
+def _head_us(kernels: PlanKernels, length: int, cost: str) -> HeadTime:
+    """Return the time of one head under a pattern, or what it would be if it followed the pairs."""
+    if cost == "time":
+        return lambda site, pattern: kernels.head_us(site, pattern, length)
+
+    def by_pairs(site: Site, pattern: Pattern) -> float:
+        visited, dense = (
+            each.visited_pairs(length, length, causal=site.causal) for each in (pattern, Dense())
+        )
+        return kernels.head_us(site, Dense(), length) * visited / dense
+
+    return by_pairs
 
 
 def candidates(request: OptimizeRequest, program: Program, length: int, dtype: str) -> tuple[Unit, ...]:

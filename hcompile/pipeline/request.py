@@ -10,6 +10,7 @@ from hcompile.errors import UsageError
 from hcompile.patterns import families
 
 GRANULARITIES = ("head", "group", "layer")
+COSTS = ("time", "pairs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class OptimizeRequest:
         granularity: what shares one pattern: each head, a KV group, or a layer.
         keep_layers: layers whose attention stays as it is.
         families: of patterns to choose from; None for all that the target has kernels for.
+        cost: what a plan is to have little of: the measured time of its heads, or the (query, key) pairs that they visit.
         plan: a plan file to take as given.
         dry_run: write the plan as JSON and stop.
         trials: kernels measured for each workload, None for the default.
@@ -45,6 +47,7 @@ class OptimizeRequest:
     granularity: str = "head"
     keep_layers: tuple[int, ...] = ()
     families: tuple[str, ...] | None = None
+    cost: str = "time"
     plan: Path | None = None
     dry_run: bool = False
     trials: int | None = None
@@ -60,6 +63,8 @@ class OptimizeRequest:
     def __post_init__(self) -> None:
         if self.granularity not in GRANULARITIES:
             raise UsageError(f"granularity {self.granularity!r} is not one of {', '.join(GRANULARITIES)}")
+        if self.cost not in COSTS:
+            raise UsageError(f"cost {self.cost!r} is not one of {', '.join(COSTS)}")
         unknown = set(self.families or ()) - set(families())
         if unknown or self.families == ():
             raise UsageError(f"families {sorted(unknown)} are not among {', '.join(families())}")

@@ -43,7 +43,8 @@ def menu(site: Site, length: int, chosen: Collection[str] | None = None) -> tupl
     names = [family for family in families() if chosen is None or family in chosen]
     patterns = [pattern for family in names for pattern in menu_of(family)]
     if isinstance(own, Dense):
-        return (own, *(pattern for pattern in patterns if pattern.hides(length)))
+        fits = [pattern for pattern in patterns if pattern.serves(causal=site.causal)]
+        return (own, *(pattern for pattern in fits if pattern.hides(length)))
     # Sinks and lists would show a head of a sliding-window model what it never saw.
     limit = min(own.params()[0], length)
     windows = {pattern.window for pattern in patterns if isinstance(pattern, Local)}

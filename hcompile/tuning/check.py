@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from hcompile.operator import Kernel
-from hcompile.patterns import Local, Pattern
+from hcompile.patterns import UNBOUNDED, Local, Pattern
+from hcompile.patterns.blocks import LIST_WINDOW
 from hcompile.reference import attention_reference
 from hcompile.routing import route
 from hcompile.workload import Workload
@@ -180,9 +181,10 @@ def _few_heads(workload: Workload, reach: int) -> tuple[Pattern, ...]:
 
 
 def _cut(pattern: Pattern, reach: int) -> Pattern:
-    if isinstance(pattern, Local):
-        return Local(min(pattern.window, reach), min(pattern.sinks, _MOST_SINKS))
-    return pattern
+    window, sinks = pattern.params()
+    if window in (LIST_WINDOW, UNBOUNDED):
+        return pattern
+    return Local(min(window, reach), min(sinks, _MOST_SINKS))
 
 
 def _random(shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:

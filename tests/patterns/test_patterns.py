@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcompile.patterns import UNBOUNDED, Dense, Local, Pattern, parse_pattern
+from hcompile.patterns import UNBOUNDED, Dense, GlobalTokens, Local, Pattern, parse_pattern
 from hcompile.patterns.base import pattern_of_label, register_family
 
 sizes = st.integers(1, UNBOUNDED - 1)
-patterns = st.one_of(st.just(Dense()), st.builds(Local, sizes, sizes))
+patterns = st.one_of(st.just(Dense()), st.builds(Local, sizes, sizes), st.builds(GlobalTokens, sizes, sizes))
 
 
 @given(patterns)
@@ -61,7 +61,7 @@ def test_sinks_out_of_range_are_refused(sinks: Any) -> None:
     "value", [None, 3, "dense", [], {}, {"family": "strided"}, {"family": ["local"]}, {"family": {}}]
 )
 def test_an_unknown_family_is_refused_with_the_known_ones(value: Any) -> None:
-    with pytest.raises(ValueError, match=r"is of no known family \(known: dense, local, routed\)"):
+    with pytest.raises(ValueError, match=r"is of no known family \(known: dense, global, local, routed\)"):
         parse_pattern(value)
 
 

@@ -7,10 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcompile.patterns import Dense, Local, Pattern
+from hcompile.patterns import Dense, GlobalTokens, Local, Pattern
 from hcompile.patterns.base import clipped_sum
 
-patterns = st.one_of(st.just(Dense()), st.builds(Local, st.integers(1, 40), st.integers(0, 40)))
+sizes = st.integers(1, 40)
+patterns = st.one_of(
+    st.just(Dense()), st.builds(Local, sizes, st.integers(0, 40)), st.builds(GlobalTokens, sizes, sizes)
+)
 
 
 def counted(pattern: Pattern, q_len: int, kv_len: int, causal: bool) -> int:
