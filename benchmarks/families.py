@@ -2,13 +2,12 @@
 
     python -m benchmarks.families [--length 8192] [--budget kl=0.003] [--rounds 7]
 
-One model, written and not trained, reads three kinds of texts. Half of its heads look a few tokens back; the others
+One model, written and not trained, reads two kinds of texts. Half of its heads look a few tokens back; the others
 look for tokens of a legend, wherever it stands, and among those for the ones that are like the query. So what a head
 must see is known, and differs with the texts:
 
     instructions    the legend is the beginning of the text
     passages        the legend is a few passages, anywhere
-    no legend       nothing is to be looked for
 
 On each, plans are chosen for a budget from all families, and from all but one, heads priced by the pairs that they
 visit (those that routed heads are chosen with counted in); fresh texts say what they lose. The whole model is timed
@@ -104,14 +103,9 @@ def passages(length: int, generator: torch.Generator) -> list[tuple[int, int]]:
     return [(start, start + 128) for start in starts]
 
 
-def no_legend(length: int, generator: torch.Generator) -> list[tuple[int, int]]:
-    return []
-
-
 KINDS: dict[str, Callable[[int, torch.Generator], list[tuple[int, int]]]] = {
     "instructions": instructions,
     "passages": passages,
-    "no legend": no_legend,
 }
 
 

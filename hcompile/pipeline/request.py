@@ -27,7 +27,7 @@ class OptimizeRequest:
         granularity: what shares one pattern: each head, a KV group, or a layer.
         keep_layers: layers whose attention stays as it is.
         families: of patterns to choose from; None for all that the target has kernels for.
-        cost: what a plan is to have little of: the measured time of its heads, or the (query, key) pairs that they visit.
+        cost: what a plan is to have little of: measured "time" of its heads, or the (query, key) "pairs" they visit.
         plan: a plan file to take as given.
         dry_run: write the plan as JSON and stop.
         trials: kernels measured for each workload, None for the default.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -43,16 +46,17 @@ def allocate(
     columns = np.arange(len(times))
     one_each = csr_array((np.ones(len(times)), (unit_of, columns)), shape=(len(shape), len(times)))
     scale = max(abs(limit), float(np.abs(costs).max()) / len(shape)) or 1.0
-    found = milp(
-        times / (times.max() or 1.0),
-        integrality=np.ones(len(times)),
-        bounds=Bounds(0, 1),
-        constraints=[
-            LinearConstraint(one_each, 1, 1),
-            LinearConstraint(costs[None] / scale, -np.inf, limit / scale),
-        ],
-        options={"mip_rel_gap": _GAP},
-    )
+    with _nothing_printed():
+        found = milp(
+            times / (times.max() or 1.0),
+            integrality=np.ones(len(times)),
+            bounds=Bounds(0, 1),
+            constraints=[
+                LinearConstraint(one_each, 1, 1),
+                LinearConstraint(costs[None] / scale, -np.inf, limit / scale),
+            ],
+            options={"mip_rel_gap": _GAP},
+        )
     if found.status == _INFEASIBLE:
         return None
     if found.status != _OPTIMAL:
@@ -60,3 +64,22 @@ def allocate(
     picked = np.flatnonzero(found.x > 0.5)
     first = np.cumsum([0, *shape[:-1]])
     return tuple(int(column - first[unit_of[column]]) for column in picked)
+
+
+@contextmanager
+def _nothing_printed() -> Iterator[None]:
+    """Keep what C code writes to the standard output out of it: HiGHS 1.12 tells of its repairs there, unasked."""
+    try:
+        sys.stdout.flush()
+        kept = os.dup(1)
+    except (OSError, AttributeError, ValueError):  # There is no standard output.
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)

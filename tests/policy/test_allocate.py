@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import os
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import milp
 
+from hcompile.policy import allocate as allocation
 from hcompile.policy.allocate import allocate
 
 Table = list[list[float]]
@@ -73,3 +77,16 @@ def test_a_model_of_a_thousand_heads_is_allocated() -> None:
 def test_tables_that_make_no_sense_are_refused(times: Table, costs: Table, limit: float) -> None:
     with pytest.raises(ValueError, match=r"tables of the same shape|finite"):
         allocate(times, costs, limit)
+
+
+def test_what_the_solver_prints_does_not_reach_the_output(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def loud(*arguments: Any, **named: Any) -> Any:
+        os.write(1, b"HighsMipSolverData::transformNewIntegerFeasibleSolution tmpSolver.run();")
+        return milp(*arguments, **named)
+
+    monkeypatch.setattr(allocation, "milp", loud)
+    assert allocate([[2.0, 1.0]], [[0.0, 0.1]], 0.2) == (1,)
+    os.write(1, b"heard")
+    assert capfd.readouterr().out == "heard"
