@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import pytest
 
-from hcompile.cli.options import Duration, Integers
+from hcompile.cli.options import Duration, Integers, Names
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,13 @@ def test_integers_are_split_at_commas() -> None:
 def test_integers_of_another_form_are_refused(text: str, reason: str) -> None:
     with pytest.raises(click.BadParameter, match=reason):
         Integers(1).convert(text, None, None)
+
+
+def test_names_are_split_at_commas() -> None:
+    assert Names(("local", "routed")).convert("routed, local", None, None) == ("routed", "local")
+
+
+@pytest.mark.parametrize("text", ["", "local,", "strided"])
+def test_names_that_are_not_known_are_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="is not one of local, routed"):
+        Names(("local", "routed")).convert(text, None, None)

@@ -1,0 +1,52 @@
+"""What a plan may be made of, and what it is to have little of."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from hcompile.errors import UsageError
+from hcompile.patterns import Dense, Local, Routed, families
+from hcompile.pipeline import choosing
+from hcompile.pipeline.choosing import usable_families
+from hcompile.pipeline.request import OptimizeRequest
+from hcompile.site import Site
+
+SITE = Site("site", 0, 4, 2, 64, 0.125, causal=True)
+PROGRAM = cast(Any, SimpleNamespace(sites=(SITE,)))
+
+
+def test_every_family_can_be_chosen_where_the_target_has_kernels_for_it() -> None:
+    assert usable_families(OptimizeRequest("model"), PROGRAM, "float32") == list(families())
+    wanted = OptimizeRequest("model", families=("routed",))
+    assert usable_families(wanted, PROGRAM, "float32") == ["routed"]
+
+
+def test_routed_heads_are_left_out_where_the_target_has_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    blind = SimpleNamespace(routes=lambda dtype, head_dim: False)
+    monkeypatch.setattr(choosing, "get_backend", lambda name: blind)
+    found = usable_families(OptimizeRequest("model"), PROGRAM, "float32")
+    assert found == [family for family in families() if family != "routed"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"families": ("strided",)}, "families .'strided'. are not among"),
+        ({"cost": "energy"}, "cost 'energy'"),
+    ],
+)
+def test_a_request_for_what_is_not_there_is_refused(fields: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        OptimizeRequest("model", **fields)
+
+
+def test_heads_are_priced_by_their_time_or_by_their_pairs() -> None:
+    times = {Dense(): 100.0, Local(64, 0): 40.0, Routed(900, 100): 300.0}
+    kernels = cast(Any, SimpleNamespace(head_us=lambda site, pattern, length: times[pattern]))
+    by_time, by_pairs = (choosing._head_us(kernels, 4096, cost) for cost in ("time", "pairs"))
+    assert [by_time(SITE, pattern) for pattern in times] == [100.0, 40.0, 300.0]
+    dense, local, routed = (by_pairs(SITE, pattern) for pattern in times)
+    assert dense == 100.0 and local == pytest.approx(3.1, abs=0.1) and routed == pytest.approx(16.2, abs=0.1)
