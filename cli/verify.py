@@ -53,7 +53,8 @@ def verify(
     if as_json:
         print_json(report.to_json())
     else:
-        print_certificate(report.measured.to_json())
+        print_certificate(report.measured)
+        click.echo(report.coverage)
     if not report.measured.holds:
         broken = [claim.metric for claim in report.measured.claims if not claim.holds]
         raise BudgetError(
