@@ -37,7 +37,16 @@ def print_left(left: Iterable[LeftDense]) -> None:
 
 
 def print_certificate(certificate: Certificate) -> None:
-    """Print what a certificate claims, one line for each budget and length, for which inputs and up to which length."""
+    """Print what a certificate claims, what it says of longer documents, and up to which length it speaks."""
+    print_measured(certificate)
+    for step in certificate.beyond:
+        for claim in step.claims:
+            click.echo(f"beyond, {step.documents} documents of {step.length} tokens: {_claim(claim)}")
+    click.echo(f"the certificate {certificate.coverage}")
+
+
+def print_measured(certificate: Certificate) -> None:
+    """Print what was measured, one line for each budget, and on which inputs."""
     for claim in certificate.claims:
         click.echo(_claim(claim))
     tokens = max(claim.tokens for claim in certificate.claims)
@@ -46,10 +55,6 @@ def print_certificate(certificate: Certificate) -> None:
         f"{certificate.shortest} to {certificate.longest}, from {certificate.domain} "
         f"({certificate.dtype}, {certificate.padded_rows} rows padded)"
     )
-    for step in certificate.beyond:
-        for claim in step.claims:
-            click.echo(f"beyond, {step.documents} documents of {step.length} tokens: {_claim(claim)}")
-    click.echo(f"the certificate {certificate.coverage}")
 
 
 def _claim(claim: Claim) -> str:
