@@ -216,8 +216,6 @@ def test_longer_documents_are_measured_and_stated(
     assert OptimizeReport.from_json(json.loads(json.dumps(report.to_json()))) == report
     carried = open_artifact(report.output).manifest.certificate
     assert carried is not None and Certificate.from_json(dict(carried)) == certificate
-    again = verify(VerifyRequest(Path(report.output), str(text), length=longer, documents=32))
-    assert again.measured.longest == longer and again.covered is step.holds
 
 
 @pytest.mark.usefixtures("first")
