@@ -11,6 +11,7 @@ import click
 from hcompile.cli.options import as_json, dtype, factory, trust
 from hcompile.cli.render import print_json, print_table
 from hcompile.cli.tables import print_certificate, print_crossover, print_left, print_plan
+from hcompile.policy.certificate import Certificate
 
 if TYPE_CHECKING:
     from hcompile.pipeline.inspect import InspectReport
@@ -70,7 +71,7 @@ def _show_artifact(report: InspectReport, manifest: Mapping[str, Any], schedules
     print_plan(report.plan, report.sites)
     print_left(report.left)
     if manifest["certificate"] is not None:
-        print_certificate(manifest["certificate"])
+        print_certificate(Certificate.from_json(dict(manifest["certificate"])))
     print_crossover(manifest["crossover"])
     click.echo()
     print_table(("attention", ">tokens up to", "schedule"), _schedule_rows(schedules))

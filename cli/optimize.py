@@ -29,6 +29,7 @@ from hcompile.cli.tables import print_certificate, print_crossover, print_left, 
 from hcompile.codegen.registry import TARGETS
 from hcompile.errors import BudgetError
 from hcompile.pipeline.request import COSTS, GRANULARITIES, OptimizeRequest
+from hcompile.policy.certificate import Certificate
 from hcompile.report.place import check_place
 
 if TYPE_CHECKING:
@@ -55,6 +56,13 @@ if TYPE_CHECKING:
 @calib
 @click.option("--verify", metavar="SOURCE", help="Data for certifying only; part of --calib by default.")
 @lengths
+@click.option(
+    "--beyond",
+    type=Integers(least=1),
+    default=(),
+    metavar="N,N,...",
+    help="Longer documents to measure what was certified on; the certificate says whether it covers them.",
+)
 @click.option(
     "--granularity",
     type=click.Choice(GRANULARITIES),
@@ -134,7 +142,7 @@ def _show(report: OptimizeReport) -> None:
     for length, share in sorted(report.removed.items()):
         click.echo(f"{share:.1%} of the dense pairs removed at {length} tokens")
     if report.certificate is not None:
-        print_certificate(report.certificate)
+        print_certificate(Certificate.from_json(dict(report.certificate)))
     if report.crossover is not None:
         print_crossover(report.crossover)
     click.echo(f"wrote {report.output}")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hcompile.left import LeftDense
     from hcompile.pipeline.report import NodeTime
     from hcompile.plan import Plan
+    from hcompile.policy.certificate import Certificate, Claim
     from hcompile.site import Site
 
 
@@ -35,21 +36,33 @@ def print_left(left: Iterable[LeftDense]) -> None:
         click.echo(f"left as it is: {attention.name}: {attention.reason}")
 
 
-def print_certificate(certificate: Mapping[str, Any]) -> None:
-    """Print what a certificate (its JSON form) claims, one line for each budget, and for which inputs."""
-    claims = certificate["claims"]
-    for claim in claims:
-        verdict = "holds" if claim["holds"] else "does NOT hold"
-        click.echo(
-            f"{claim['metric']} {claim['estimate']:.3g} {claim['unit']}, "
-            f"at most {claim['bound']:.3g} with {100 * claim['confidence']:g}% confidence: "
-            f"the budget of {claim['limit']:.3g} {verdict}"
-        )
-    tokens = max(claim["tokens"] for claim in claims)
+def print_certificate(certificate: Certificate) -> None:
+    """Print what a certificate claims, what it says of longer documents, and up to which length it speaks."""
+    print_measured(certificate)
+    for step in certificate.beyond:
+        for claim in step.claims:
+            click.echo(f"beyond, {step.documents} documents of {step.length} tokens: {_claim(claim)}")
+    click.echo(f"the certificate {certificate.coverage}")
+
+
+def print_measured(certificate: Certificate) -> None:
+    """Print what was measured, one line for each budget, and on which inputs."""
+    for claim in certificate.claims:
+        click.echo(_claim(claim))
+    tokens = max(claim.tokens for claim in certificate.claims)
     click.echo(
-        f"measured on {certificate['documents']} documents, {tokens} tokens in rows of "
-        f"{certificate['shortest']} to {certificate['longest']}, from {certificate['domain']} "
-        f"({certificate['dtype']}, {certificate['padded_rows']} rows padded)"
+        f"measured on {certificate.documents} documents, {tokens} tokens in rows of "
+        f"{certificate.shortest} to {certificate.longest}, from {certificate.domain} "
+        f"({certificate.dtype}, {certificate.padded_rows} rows padded)"
+    )
+
+
+def _claim(claim: Claim) -> str:
+    verdict = "holds" if claim.holds else "does NOT hold"
+    return (
+        f"{claim.metric} {claim.estimate:.3g} {claim.unit}, "
+        f"at most {claim.bound:.3g} with {100 * claim.confidence:g}% confidence: "
+        f"the budget of {claim.limit:.3g} {verdict}"
     )
 
 

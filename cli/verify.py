@@ -8,7 +8,7 @@ import click
 
 from hcompile.cli.options import as_json, metric, seed
 from hcompile.cli.render import print_json, progress
-from hcompile.cli.tables import print_certificate
+from hcompile.cli.tables import print_measured
 from hcompile.errors import BudgetError
 
 
@@ -23,7 +23,9 @@ from hcompile.errors import BudgetError
 )
 @metric
 @click.option(
-    "--length", type=click.IntRange(min=1), help="Tokens of a document; the certificate's by default."
+    "--length",
+    type=click.IntRange(min=1),
+    help="Tokens of a document, longer ones than the certificate's too; its own by default.",
 )
 @click.option(
     "--documents", type=click.IntRange(min=1), default=64, show_default=True, help="How many documents."
@@ -42,7 +44,8 @@ def verify(
 ) -> None:
     """Measure again, on DATA, what ARTIFACT loses.
 
-    DATA takes the forms of --calib. The exit code is 3 where the budget does not hold.
+    DATA takes the forms of --calib. What is printed ends with whether ARTIFACT's certificate covers documents of that
+    length. The exit code is 3 where the budget does not hold.
     """
     from hcompile.pipeline.verify import VerifyRequest
     from hcompile.pipeline.verify import verify as measure
@@ -53,10 +56,11 @@ def verify(
     if as_json:
         print_json(report.to_json())
     else:
-        print_certificate(report.measured.to_json())
+        print_measured(report.measured)
+        click.echo(report.coverage)
     if not report.measured.holds:
         broken = [claim.metric for claim in report.measured.claims if not claim.holds]
         raise BudgetError(
-            f"{artifact} does not hold its budget of {' and '.join(broken)} on {data}: "
-            "compile the model again with --calib on data like this, or allow more"
+            f"{artifact} does not hold its budget of {' and '.join(broken)} on {data} at "
+            f"{report.measured.longest} tokens: compile the model again with --calib on data like this, or allow more"
         )

@@ -30,6 +30,7 @@ def asked(job: Job) -> dict[str, Any]:
         "budgets": list(request.budgets),
         "metric": request.metric,
         "lengths": list(job.lengths),
+        "beyond": list(job.longer),
         "granularity": request.granularity,
         "keep_layers": list(request.keep_layers),
         "plan": None if request.plan is None else str(request.plan),

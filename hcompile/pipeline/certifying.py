@@ -36,6 +36,7 @@ def certify_lowered(
     confidence: float,
     seed: int,
     progress: Progress,
+    stage: str = "certify",
 ) -> Certificate:
     """Compare the hybrid graph, as it will run, with the dense model on torch's own attention."""
     if program.plan is None:
@@ -59,6 +60,7 @@ def certify_lowered(
         plan_sha256=program.plan.digest,
         confidence=confidence,
         seed=seed,
+        stage=stage,
     )
 
 

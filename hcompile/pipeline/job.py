@@ -14,6 +14,7 @@ from hcompile.codegen import get_backend
 from hcompile.errors import EnvironmentFault, UsageError
 from hcompile.frontend.load import ImportedModel, load_model
 from hcompile.passes.place import place_both
+from hcompile.pipeline.beyond import Longer, check_beyond, read_longer
 from hcompile.pipeline.certifying import text_encoder
 from hcompile.pipeline.choosing import candidates, read_plan, read_splits
 from hcompile.pipeline.importing import fit_to
@@ -44,6 +45,7 @@ class Job:
         lengths: rising; plans are made for the last one, and schedules for all.
         splits: documents, None where nothing is to be measured.
         held_out: the documents are fit for a certificate.
+        longer: documents of lengths beyond the planned ones.
         library: what multiplies weight matrices (`hcompile.pipeline.linear_library`); set when the database is open.
     """
 
@@ -56,6 +58,7 @@ class Job:
     lengths: tuple[int, ...]
     splits: Splits | None
     held_out: bool
+    longer: Longer
     warnings: tuple[str, ...]
     dtype: str
     device: Device
@@ -114,13 +117,22 @@ def prepare(
     for goal in goals:
         goal.metric.check(interface, program.sites)
     lengths = chosen_lengths(request.lengths, program, axis)
+    beyond = check_beyond(request.beyond, lengths[-1], program, axis)
     if request.plan is None:
         # What can see no less at all is refused before the work.
         candidates(request, program, lengths[-1], compute_dtype(program))
     data = read_splits(request, model, interface, interface.fixed_length or lengths[-1])
+    encode = text_encoder(program, interface, model.source)
+    longer, warnings = read_longer(
+        beyond,
+        data.splits if data.held_out else None,
+        interface,
+        encode,
+        planned=lengths[-1],
+        seed=request.seed,
+    )
     if data.splits is not None:
         # A metric that can make no documents of its own says so before the work.
-        encode = text_encoder(program, interface, model.source)
         for goal in goals:
             goal.metric.documents(data.splits.repair, interface, encode, request.seed)
     return Job(
@@ -133,7 +145,8 @@ def prepare(
         lengths=lengths,
         splits=data.splits,
         held_out=data.held_out,
-        warnings=data.warnings,
+        longer=longer,
+        warnings=(*data.warnings, *warnings),
         dtype=compute_dtype(program),
         device=backend.device(),
     )

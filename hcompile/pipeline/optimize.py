@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hcompile.frontend.load import ImportedModel
 from hcompile.passes.select import select
 from hcompile.pipeline.asked import asked
 from hcompile.pipeline.attempts import ATTEMPTS, GIVEN
+from hcompile.pipeline.beyond import measure_beyond
 from hcompile.pipeline.certifying import certify_lowered, text_encoder
 from hcompile.pipeline.choosing import Choice, choose
 from hcompile.pipeline.crossover import measure_crossover
@@ -27,7 +29,7 @@ from hcompile.pipeline.stages import Stages
 from hcompile.pipeline.tuning import tune_options
 from hcompile.plan import Plan
 from hcompile.policy.certificate import Certificate
-from hcompile.policy.documents import data_digest
+from hcompile.policy.documents import Document, data_digest
 from hcompile.program import Program
 from hcompile.progress import Progress, quiet
 from hcompile.runtime.crossover import Crossover
@@ -89,8 +91,16 @@ def optimize(
                 tables, nodes = kernels.tables(choice.plan), kernels.node_times(choice.plan, job.length)
                 compiled = _lower(job, choice.plan, tables, nodes)
             with stages("certify"):
-                certificate = _certify(job, compiled, attempt.confidence, memory, progress)
-            if certificate is None or certificate.holds:
+                certify = partial(_certify, job, compiled, attempt.confidence, memory, progress)
+                certificate = certify(job.splits.certify) if job.splits is not None and job.held_out else None
+            if certificate is None:
+                break
+            if certificate.holds:
+                if job.longer:
+                    with stages("beyond"):
+                        longer = partial(certify, stage="beyond")
+                        certificate, warnings = measure_beyond(certificate, job.longer, longer)
+                    job = replace(job, warnings=(*job.warnings, *warnings))
                 break
             job = replace(job, warnings=(*job.warnings, _failed(certificate)))
         measured = tuner.measured
@@ -125,19 +135,24 @@ def _failed(certificate: Certificate) -> str:
 
 
 def _certify(
-    job: Job, compiled: _Compiled, confidence: float, memory: StoredMemory, progress: Progress
-) -> Certificate | None:
-    """Certify the lowered module on documents that nothing has seen; the same module is certified once."""
-    if job.splits is None or not job.held_out:
-        return None
+    job: Job,
+    compiled: _Compiled,
+    confidence: float,
+    memory: StoredMemory,
+    progress: Progress,
+    documents: Sequence[Document],
+    stage: str = "certify",
+) -> Certificate:
+    """Certify the lowered module on documents that nothing has seen; the same module is certified once on them."""
     plan = compiled.program.plan
+    domain = "" if job.splits is None else job.splits.domain
     key = {
         "plan": None if plan is None else plan.digest,
         "schedules": {name: table.to_json() for name, table in compiled.tables.items()},
         "goals": [goal.key() for goal in job.goals],
-        "data": data_digest(job.splits.certify),
-        "domain": job.splits.domain,
-        "units": [document.unit for document in job.splits.certify],
+        "data": data_digest(documents),
+        "domain": domain,
+        "units": [document.unit for document in documents],
         "confidence": confidence,
         "seed": job.request.seed,
     }
@@ -148,15 +163,16 @@ def _certify(
         compiled.program,
         compiled.lowered,
         job.interface,
-        job.splits.certify,
+        documents,
         encode=text_encoder(job.program, job.interface, job.model.source),
         goals=job.goals,
-        domain=job.splits.domain,
+        domain=domain,
         dtype=job.dtype,
         device=job.device.model,
         confidence=confidence,
         seed=job.request.seed,
         progress=progress,
+        stage=stage,
     )
     memory.keep("pipeline.certificate", key, certificate.to_json())
     return certificate

@@ -24,6 +24,7 @@ class OptimizeRequest:
         calib: where calibration text or inputs come from; None for the model's own sample inputs.
         verify: data for the certificate only; None takes a split of `calib`.
         lengths: sequence lengths to calibrate, tune and certify at; None chooses from the model.
+        beyond: longer lengths, to measure the certified module at: statements, no conditions.
         granularity: what shares one pattern: each head, a KV group, or a layer.
         keep_layers: layers whose attention stays as it is.
         families: of patterns to choose from; None for all that the target has kernels for.
@@ -44,6 +45,7 @@ class OptimizeRequest:
     calib: str | None = None
     verify: str | None = None
     lengths: tuple[int, ...] | None = None
+    beyond: tuple[int, ...] = ()
     granularity: str = "head"
     keep_layers: tuple[int, ...] = ()
     families: tuple[str, ...] | None = None
@@ -70,6 +72,8 @@ class OptimizeRequest:
             raise UsageError(f"families {sorted(unknown)} are not among {', '.join(families())}")
         if self.lengths is not None and (not self.lengths or min(self.lengths) < 1):
             raise UsageError(f"lengths {self.lengths} are no positive numbers")
+        if min(self.beyond, default=1) < 1:
+            raise UsageError(f"lengths beyond {self.beyond} are no positive numbers")
 
     @property
     def budgets(self) -> tuple[str, ...]:

@@ -51,11 +51,28 @@ class VerifyReport:
     measured: Certificate
     carried: Certificate | None
 
+    @property
+    def covered(self) -> bool:
+        """Whether the artifact's certificate covers documents as long as those that were measured now."""
+        return self.carried is not None and self.measured.longest <= self.carried.covers
+
+    @property
+    def coverage(self) -> str:
+        """The same as a sentence, with how far the artifact's certificate goes."""
+        if self.carried is None:
+            return "the artifact carries no certificate, so it covers no length"
+        told = "covered" if self.covered else "not covered"
+        return (
+            f"documents of {self.measured.longest} tokens are {told} by the artifact's certificate, which "
+            f"{self.carried.coverage}"
+        )
+
     def to_json(self) -> dict[str, Any]:
         return {
             "artifact": self.artifact,
             "measured": self.measured.to_json(),
             "carried": None if self.carried is None else self.carried.to_json(),
+            "covered": self.covered,
         }
 
 

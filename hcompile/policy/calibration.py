@@ -160,13 +160,16 @@ def gather(
     if isinstance(shuffled[0].read(), bytes):
         if encode is None:
             raise UsageError("the model takes no text: calibrate with safetensors of its inputs")
-        documents = _text_documents(shuffled, interface.token_name, encode, length)
+        documents = text_documents(shuffled, interface.token_name, encode, length)
     else:
         documents = (_named_inputs(item, interface) for item in shuffled)
-    return tuple(islice(_distinct(documents), count))
+    return tuple(islice(distinct(documents), count))
 
 
-def _text_documents(items: Iterable[Item], name: str, encode: Encoder, length: int) -> Iterator[Document]:
+def text_documents(
+    items: Iterable[Item], name: str, encode: Encoder, length: int, *, join: bool = True
+) -> Iterator[Document]:
+    """Yield documents of `length` tokens in the order that `gather` describes; short entries only with `join`."""
     short: list[tuple[str, list[int]]] = []
     rest: list[tuple[str, list[int]]] = []
     for item in items:
@@ -175,7 +178,8 @@ def _text_documents(items: Iterable[Item], name: str, encode: Encoder, length: i
             raise UsageError(f"calibration data mixes text with named inputs ({item.name}): give one kind")
         ids = encode(content)
         if len(ids) < length:
-            short.append((item.name, ids))
+            if join:
+                short.append((item.name, ids))
             continue
         yield _tokens(item.name, name, ids[:length], "whole")
         rest.append((item.name, ids[length:]))
@@ -223,7 +227,8 @@ def _named_inputs(item: Item, interface: Interface) -> Document:
     return Document(item.name, content)
 
 
-def _distinct(documents: Iterable[Document]) -> Iterator[Document]:
+def distinct(documents: Iterable[Document]) -> Iterator[Document]:
+    """Yield the documents, those of equal content once."""
     seen: set[str] = set()
     for document in documents:
         digest = document.digest

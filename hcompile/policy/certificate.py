@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-SCHEMA = 2
+SCHEMA = 3
+_READABLE = (1, 2, SCHEMA)
+"""Schema 1 had one claim, spread over the certificate; neither older one says anything of longer documents."""
 
 LEAST_TO_CERTIFY = 32
 """Fewer documents say too little about others to resample them."""
@@ -54,6 +56,53 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Beyond:
+    """What the same module loses on documents longer than a certificate's: a statement, held or not (docs/adr/0015).
+
+    Attributes:
+        length: tokens of a document.
+        claims: of the certificate's metrics and limits, in their order.
+        documents: how many were compared.
+        data_sha256, unit_of_data: of these documents, as in `Certificate`.
+    """
+
+    length: int
+    claims: tuple[Claim, ...]
+    documents: int
+    data_sha256: str
+    unit_of_data: str
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are as many documents as a certificate needs."""
+        return self.documents >= LEAST_TO_CERTIFY
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """Metrics whose bound is above their budget."""
+        return tuple(claim.metric for claim in self.claims if not claim.holds)
+
+    @property
+    def holds(self) -> bool:
+        """Whether every bound is within its budget, from enough documents."""
+        return self.enough and not self.broken
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "claims": [claim.to_json() for claim in self.claims], "holds": self.holds}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Beyond:
+        """Raises: ValueError or TypeError when `value` is nothing that was measured beyond a certificate."""
+        if not isinstance(value, dict):
+            raise ValueError("what was measured beyond a certificate is an object")
+        found = {name: field for name, field in value.items() if name != "holds"}
+        found["claims"] = tuple(Claim.from_json(claim) for claim in found.get("claims", ()))
+        beyond = cls(**found)
+        _check_verdict(f"certificate at {beyond.length} tokens", value.get("holds"), beyond.holds)
+        return beyond
+
+
+@dataclass(frozen=True, slots=True)
 class Certificate:
     """Claims about one plan of one model, all from the same documents.
 
@@ -68,6 +117,7 @@ class Certificate:
         unit_of_data: "whole", "joined" or "piece" (see `Document`): the least independent kind among them.
         dtype, device: what both models ran in and on.
         plan_sha256: of the plan.
+        beyond: what was measured on longer documents, by rising length; no part of the verdict.
     """
 
     claims: tuple[Claim, ...]
@@ -82,6 +132,7 @@ class Certificate:
     dtype: str
     device: str
     plan_sha256: str
+    beyond: tuple[Beyond, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.claims or self.documents < 1 or not 0 < self.shortest <= self.longest:
@@ -92,34 +143,81 @@ class Certificate:
         names = [claim.metric for claim in self.claims]
         if len(set(names)) < len(names):
             raise ValueError(f"certificate of {', '.join(names)}: a metric has one claim")
+        lengths = [self.longest, *(step.length for step in self.beyond)]
+        if lengths != sorted(set(lengths)):
+            raise ValueError(f"certificate of at most {self.longest} tokens: beyond it are {lengths[1:]}")
+        for step in self.beyond:
+            if [claim.metric for claim in step.claims] != names or step.documents < 1:
+                raise ValueError(
+                    f"certificate at {step.length} tokens: {len(step.claims)} claims of {step.documents} documents"
+                )
 
     @property
     def holds(self) -> bool:
         """Whether every bound is within its budget, from enough documents."""
         return self.documents >= LEAST_TO_CERTIFY and all(claim.holds for claim in self.claims)
 
+    @property
+    def covers(self) -> int:
+        """Tokens of the longest documents that it speaks for: up to the first length that does not hold; 0 for none."""
+        covered = self.longest if self.holds else 0
+        for step in self.beyond:
+            if not covered or not step.holds:
+                break
+            covered = step.length
+        return covered
+
+    @property
+    def coverage(self) -> str:
+        """Up to which length it speaks, as the rest of a sentence about it."""
+        if not self.holds:
+            return "covers no length, since it does not hold"
+        last, told = self.covers, f"covers documents of at most {self.covers} tokens"
+        missed = next((step for step in self.beyond if step.length > self.covers), None)
+        if missed is not None:
+            last, broken = missed.length, " and ".join(missed.broken)
+            why = (
+                f"the budget of {broken} does not hold"
+                if broken
+                else f"{missed.documents} documents are too few to tell ({LEAST_TO_CERTIFY} are needed)"
+            )
+            told += f", not of {missed.length}, where {why}"
+        most = self.beyond[-1].length if self.beyond else self.longest
+        return f"{told}; nothing longer {'' if most == last else f'than {most} '}was measured"
+
     def to_json(self) -> dict[str, Any]:
-        claims = [claim.to_json() for claim in self.claims]
-        return {"schema": SCHEMA, **asdict(self), "claims": claims, "holds": self.holds}
+        return {
+            "schema": SCHEMA,
+            **asdict(self),
+            "claims": [claim.to_json() for claim in self.claims],
+            "beyond": [step.to_json() for step in self.beyond],
+            "holds": self.holds,
+            "covers": self.covers,
+        }
 
     @classmethod
     def from_json(cls, value: Any) -> Certificate:
-        """Read this schema, or the first one, whose only claim was spread over the certificate.
+        """Read this schema or an older one.
 
         Raises:
             ValueError or TypeError: `value` is no certificate.
         """
         schema = value.get("schema") if isinstance(value, dict) else None
-        if schema not in (1, SCHEMA):
-            raise ValueError(f"a certificate is an object of schema 1 or {SCHEMA}")
-        found = {name: field for name, field in value.items() if name not in ("schema", "holds")}
+        if schema not in _READABLE:
+            raise ValueError("a certificate is an object of schema 1, 2 or 3")
+        derived = ("schema", "holds", "covers") if schema == SCHEMA else ("schema", "holds")
+        found = {name: field for name, field in value.items() if name not in derived}
         if schema == 1:
             own = {field.name for field in fields(Claim)} & set(found)
             claims = [Claim(**{name: found.pop(name) for name in own})]
         else:
             claims = [Claim.from_json(claim) for claim in found.get("claims", ())]
-        certificate = cls(**{**found, "claims": tuple(claims)})
+        beyond = tuple(map(Beyond.from_json, found.get("beyond", ())))
+        certificate = cls(**{**found, "claims": tuple(claims), "beyond": beyond})
         _check_verdict("certificate", value.get("holds"), certificate.holds)
+        if schema == SCHEMA and value.get("covers") != certificate.covers:
+            said = value.get("covers")
+            raise ValueError(f"the certificate says covers={said!r}, its figures say {certificate.covers}")
         return certificate
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hcompile.policy.certificate import Certificate, Claim
+from hcompile.policy.certificate import Beyond, Certificate, Claim
 from hcompile.policy.documents import Document, data_digest
 from hcompile.policy.goal import Goal
 from hcompile.policy.measure import Comparison
@@ -26,12 +26,14 @@ def certify(
     plan_sha256: str,
     confidence: float = CONFIDENCE,
     seed: int = 0,
+    stage: str = "certify",
 ) -> Certificate:
     """Compare the lowered model with the dense one on the certify split, once for all budgets.
 
     Args:
         comparison: the two models as they will run, and the metrics of `goals`.
         confidence: of each claim's bound.
+        stage: what progress calls this.
 
     Raises:
         UsageError: an output is not finite.
@@ -39,7 +41,7 @@ def certify(
     scores: list[list[DocumentScore]] = [[] for _ in goals]
     counts: list[int] = []
     rows = padded = 0
-    for batch, by_metric in comparison.measured(documents, "certify"):
+    for batch, by_metric in comparison.measured(documents, stage):
         for found, new in zip(scores, by_metric, strict=True):
             found += new
         counts += batch.token_counts()
@@ -71,3 +73,8 @@ def certify(
         device=device,
         plan_sha256=plan_sha256,
     )
+
+
+def beyond(length: int, found: Certificate) -> Beyond:
+    """Return a certificate of documents of `length` tokens as what another one, of shorter ones, says of them."""
+    return Beyond(length, found.claims, found.documents, found.data_sha256, found.unit_of_data)

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from hcompile.policy.certificate import LEAST_TO_CERTIFY
+from collections.abc import Sequence
+
+from hcompile.policy.certificate import LEAST_TO_CERTIFY, Beyond, Claim
 from hcompile.report.facts import Facts
 from hcompile.report.page import Block, Section, Table, Text
 from hcompile.report.words import confidence, count, figure, percent
 
+_COLUMNS = (
+    "metric",
+    ">estimate",
+    ">bound",
+    ">limit",
+    ">used",
+    "unit",
+    ">confidence",
+    ">tokens",
+    "verdict",
+)
 _UNITS = {
     "whole": "whole documents",
     "joined": "texts joined to documents",
@@ -26,36 +39,15 @@ def section(facts: Facts) -> Section:
             rows.append(
                 (Text(f"This certificate does not hold ({why}), so the artifact is the dense model."),)
             )
-        claims = tuple(
-            (
-                claim.metric,
-                figure(claim.estimate),
-                figure(claim.bound),
-                figure(claim.limit),
-                percent(claim.bound / claim.limit, 0) if claim.limit > 0 else "",
-                claim.unit,
-                confidence(claim.confidence),
-                str(claim.tokens),
-                "holds" if claim.holds else "does not hold",
-            )
-            for claim in certificate.claims
-        )
-        columns = (
-            "metric",
-            ">estimate",
-            ">bound",
-            ">limit",
-            ">used",
-            "unit",
-            ">confidence",
-            ">tokens",
-            "verdict",
-        )
+        claims = tuple(map(_claim, certificate.claims))
         caption = (
             f"Dense model against the module as it runs, on {count(certificate.documents, 'document')} that had no "
             "part in the choice. Estimate: over all of them. Bound: one-sided, documents resampled."
         )
-        rows.append((Table(columns, claims, caption),))
+        rows.append((Table(_COLUMNS, claims, caption),))
+        rows.append((Text(f"The certificate {certificate.coverage}."),))
+        if certificate.beyond:
+            rows.append((_beyond(certificate.beyond),))
         padded = f", {certificate.padded_rows} of them padded" if certificate.padded_rows else ""
         speaks_of = (
             (
@@ -72,6 +64,37 @@ def section(facts: Facts) -> Section:
         rows.append((Table(("the claims speak for", ""), speaks_of),))
     rows += [(Text(f"Warning: {warning}."),) for warning in facts.report.warnings]
     return Section("certificate", "Certificate", tuple(rows))
+
+
+def _claim(claim: Claim) -> tuple[str, ...]:
+    return (
+        claim.metric,
+        figure(claim.estimate),
+        figure(claim.bound),
+        figure(claim.limit),
+        percent(claim.bound / claim.limit, 0) if claim.limit > 0 else "",
+        claim.unit,
+        confidence(claim.confidence),
+        str(claim.tokens),
+        "holds" if claim.holds else "does not hold",
+    )
+
+
+def _beyond(steps: Sequence[Beyond]) -> Table:
+    rows = tuple(
+        (
+            str(step.length),
+            f"{step.documents}, {_UNITS.get(step.unit_of_data, step.unit_of_data)}",
+            *_claim(claim),
+        )
+        for step in steps
+        for claim in step.claims
+    )
+    caption = (
+        "The same module on longer documents of the same source, in texts that had no part in the choice. What was "
+        "measured is stated, held or not; the verdict does not rest on it."
+    )
+    return Table((">length", "documents", *_COLUMNS), rows, caption)
 
 
 def _why_none(facts: Facts) -> str:

@@ -26,6 +26,7 @@ def verdict(facts: Facts) -> str:
             f"{confidence(claim.confidence)} confidence"
             for claim in certificate.claims
         ]
+        parts.append(f"the certificate {certificate.coverage}")
     if report.outcome == "plan":
         parts.append("a dry run, so nothing was compiled or timed")
     else:
@@ -68,6 +69,8 @@ def _asked(facts: Facts) -> Iterator[tuple[str, str]]:
         "lengths",
         listed([str(length) for length in run["lengths"]]) + f" tokens; planned for {run['lengths'][-1]}",
     )
+    if run.get("beyond"):
+        yield "lengths beyond", listed([str(length) for length in run["beyond"]]) + " tokens"
     yield "a pattern for each", run["granularity"]
     if run["keep_layers"]:
         yield "layers to keep", numbers(sorted(run["keep_layers"]))

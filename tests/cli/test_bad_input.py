@@ -209,6 +209,17 @@ def test_length_beyond_what_the_model_allows(run: Run, model: Path) -> None:
     assert run("optimize", model, "--calib", "stdlib", "--lengths", "1024") == (2, expected)
 
 
+def test_lengths_beyond_that_no_document_has(run: Run, model: Path) -> None:
+    texts = (json.dumps({"text": f"{number} " * 60}) for number in range(100, 180))
+    Path("texts.jsonl").write_text("\n".join(texts))
+    arguments = ("--calib", "texts.jsonl", "--lengths", "96,128", "--beyond", "256,320")
+    code, message = run("optimize", model, *arguments)
+    assert code == 2 and message == (
+        "--beyond 256: texts.jsonl has 0 documents of 256 tokens that the plan's choice has not read, and 2 are "
+        "needed: add longer texts, or name them with --verify"
+    )
+
+
 def test_planted_pairs_without_room(run: Run, model: Path) -> None:
     code, message = run(
         "optimize",

@@ -85,3 +85,19 @@ def test_verify_names_the_budget_that_does_not_hold(monkeypatch: pytest.MonkeyPa
     assert given[0].budget == ("kl=0.003", "nll=1e-9")
     CliRunner().invoke(main, ["verify", "m.hcm", "texts"])
     assert given[1].budget is None
+
+
+def test_verify_says_whether_the_certificate_covers_the_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    longer = dataclasses.replace(KL, longest=2 * KL.longest)
+    told = f"at most {KL.longest} tokens; nothing longer was measured"
+    for measured, carried, line in (
+        (KL, KL, f"documents of {KL.longest} tokens are covered by the artifact's certificate, which covers"),
+        (longer, KL, f"{longer.longest} tokens are not covered by the artifact's certificate, which covers"),
+        (KL, None, "the artifact carries no certificate, so it covers no length"),
+    ):
+        report = VerifyReport("m.hcm", measured, carried)
+        monkeypatch.setattr("hcompile.pipeline.verify.verify", lambda *_, report=report: report)
+        out = CliRunner().invoke(main, ["verify", "m.hcm", "texts"]).stdout
+        last = out.splitlines()[-1]
+        assert line in last and (told in last) == (carried is not None)
+        assert report.to_json()["covered"] is (measured is carried)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -11,28 +12,24 @@ from hcompile.cli import render, tables
 from hcompile.patterns import Dense, Local
 from hcompile.pipeline.report import NodeTime
 from hcompile.plan import Plan
+from hcompile.policy.certificate import Beyond, Certificate, Claim
 from hcompile.site import Site
 
-CLAIM = {
-    "metric": "kl",
-    "unit": "nats a token",
-    "limit": 0.003,
-    "estimate": 0.00212,
-    "bound": 0.00271,
-    "confidence": 0.95,
-    "tokens": 500000,
-    "holds": True,
-}
-CERTIFICATE = {
-    "claims": [CLAIM],
-    "documents": 64,
-    "shortest": 4096,
-    "longest": 8192,
-    "padded_rows": 16,
-    "domain": "stdlib",
-    "dtype": "float32",
-    "holds": True,
-}
+CLAIM = Claim("kl", "nats a token", 0.003, 0.00212, 0.00271, 0.95, 500000)
+CERTIFICATE = Certificate(
+    claims=(CLAIM,),
+    documents=64,
+    shortest=4096,
+    longest=8192,
+    rows=2,
+    padded_rows=16,
+    data_sha256="0" * 64,
+    domain="stdlib",
+    unit_of_data="whole",
+    dtype="float32",
+    device="a cpu",
+    plan_sha256="0" * 64,
+)
 
 
 @pytest.mark.parametrize(
@@ -92,18 +89,37 @@ def test_certificate_names_its_bound_and_its_domain(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == (
         "kl 0.00212 nats a token, at most 0.00271 with 95% confidence: the budget of 0.003 holds\n"
         "measured on 64 documents, 500000 tokens in rows of 4096 to 8192, from stdlib (float32, 16 rows padded)\n"
+        "the certificate covers documents of at most 8192 tokens; nothing longer was measured\n"
     )
 
 
 def test_certificate_that_does_not_hold_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    tables.print_certificate({**CERTIFICATE, "claims": [{**CLAIM, "holds": False}], "holds": False})
-    assert "the budget of 0.003 does NOT hold" in capsys.readouterr().out
+    tables.print_certificate(replace(CERTIFICATE, claims=(replace(CLAIM, bound=0.0031),)))
+    out = capsys.readouterr().out
+    assert "the budget of 0.003 does NOT hold" in out
+    assert out.endswith("the certificate covers no length, since it does not hold\n")
+
+
+def test_certificate_says_what_longer_documents_lose(capsys: pytest.CaptureFixture[str]) -> None:
+    steps = [
+        Beyond(length, (replace(CLAIM, bound=bound),), 48, "0" * 64, "whole")
+        for length, bound in ((16384, 0.0029), (32768, 0.0031))
+    ]
+    tables.print_certificate(replace(CERTIFICATE, beyond=tuple(steps)))
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "beyond, 48 documents of 16384 tokens: kl 0.00212 nats a token, at most 0.0029 with 95% confidence: "
+        "the budget of 0.003 holds",
+        "beyond, 48 documents of 32768 tokens: kl 0.00212 nats a token, at most 0.0031 with 95% confidence: "
+        "the budget of 0.003 does NOT hold",
+        "the certificate covers documents of at most 16384 tokens, not of 32768, where the budget of kl does not hold; "
+        "nothing longer was measured",
+    ]
 
 
 def test_certificate_of_several_budgets_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
-    other = {**CLAIM, "metric": "nll", "unit": "of the dense NLL", "limit": 0.001, "holds": False}
-    tables.print_certificate({**CERTIFICATE, "claims": [CLAIM, other], "holds": False})
-    first, second, _ = capsys.readouterr().out.splitlines()
+    other = replace(CLAIM, metric="nll", unit="of the dense NLL", limit=0.001)
+    tables.print_certificate(replace(CERTIFICATE, claims=(CLAIM, other)))
+    first, second, *_ = capsys.readouterr().out.splitlines()
     assert first.startswith("kl ") and first.endswith("the budget of 0.003 holds")
     assert second.startswith("nll ") and second.endswith("the budget of 0.001 does NOT hold")
 

@@ -26,6 +26,7 @@ from hcompile.pipeline.request import OptimizeRequest
 from hcompile.pipeline.tune import TuneRequest, tune
 from hcompile.pipeline.verify import VerifyRequest, verify
 from hcompile.plan import Plan
+from hcompile.policy.certificate import Certificate
 
 HEADS, HEAD_DIM, WIDTH, LENGTH = (
     4,
@@ -192,6 +193,29 @@ def test_several_budgets_are_certified_and_verified_together(
     assert stricter.measured.claims[0].holds and not stricter.measured.holds
     dense = optimize(replace(request_of, budget=("kl=0.5", "cosine=1")), model=model)
     assert dense.outcome == "dense" and dense.why_dense == "cosine=1 allows no degradation at all"
+
+
+def test_longer_documents_are_measured_and_stated(
+    first: OptimizeReport, request_of: OptimizeRequest, model: ImportedModel, home: Path
+) -> None:
+    longer, text = 2 * LENGTH, home / "longer.jsonl"
+    rng = random.Random(1)
+    texts = ("".join(rng.choices("abcdefgh \n", k=longer)) for _ in range(33))
+    text.write_text("".join(json.dumps({"text": each}) + "\n" for each in texts))
+    assert first.certificate is not None and (first.certificate["beyond"], first.certificate["covers"]) == (
+        [],
+        LENGTH,
+    )
+    report = optimize(replace(request_of, verify=str(text), beyond=(longer,)), model=model)
+    assert report.outcome == "hybrid" and report.certificate is not None and "beyond" in report.stages
+    certificate = Certificate.from_json(dict(report.certificate))
+    (step,) = certificate.beyond
+    assert (step.length, step.documents, step.claims[0].limit) == (longer, 33, certificate.claims[0].limit)
+    assert step.claims[0].tokens > 1.9 * certificate.claims[0].tokens * 33 / certificate.documents
+    assert certificate.covers == (longer if step.holds else LENGTH)
+    assert OptimizeReport.from_json(json.loads(json.dumps(report.to_json()))) == report
+    carried = open_artifact(report.output).manifest.certificate
+    assert carried is not None and Certificate.from_json(dict(carried)) == certificate
 
 
 @pytest.mark.usefixtures("first")

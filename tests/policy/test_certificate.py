@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import torch
 from hcompile.errors import UsageError
 from hcompile.patterns import Local
 from hcompile.plan import Plan
-from hcompile.policy.certificate import Certificate, Claim
+from hcompile.policy.certificate import Beyond, Certificate, Claim
 from hcompile.policy.certify import CONFIDENCE, certify
 from hcompile.policy.documents import Document, data_digest
 from hcompile.policy.goal import Goal
@@ -27,8 +28,8 @@ from tests.policy.tiny_programs import run_plan, tiny_text
 
 PROGRAM = tiny_text()
 DENSE = Plan.dense(PROGRAM.sites)
-FIRST = Path(__file__).parents[1] / "data" / "certificate-1.json"
-"""As the first hcompile wrote it."""
+FIRST, SECOND = (Path(__file__).parents[1] / "data" / f"certificate-{schema}.json" for schema in (1, 2))
+"""As older versions of hcompile wrote them."""
 HYBRID = Plan.of({site.name: [Local(24, 4)] * site.q_heads for site in PROGRAM.sites})
 
 
@@ -134,10 +135,87 @@ def test_a_certificate_of_the_first_schema_is_read_as_one_claim() -> None:
     assert {**dataclasses.asdict(claim), **dataclasses.asdict(found)}.items() >= {
         (name, field) for name, field in value.items() if name not in ("schema", "holds")
     }
-    assert isinstance(claim, Claim) and found.holds and found.to_json()["schema"] == 2
+    assert isinstance(claim, Claim) and found.holds and found.to_json()["schema"] == 3
     assert Certificate.from_json(found.to_json()) == found
     with pytest.raises(ValueError, match="its figures say True"):
         Certificate.from_json({**value, "holds": False})
+
+
+def test_a_certificate_of_the_second_schema_says_nothing_of_longer_documents() -> None:
+    value = json.loads(SECOND.read_bytes())
+    found = Certificate.from_json(value)
+    assert found.to_json().items() >= {**value, "schema": 3, "beyond": [], "covers": 4096}.items()
+    assert found.coverage == "covers documents of at most 4096 tokens; nothing longer was measured"
+    with pytest.raises(TypeError, match="covers"):
+        Certificate.from_json({**value, "covers": 4096})
+
+
+def beyond(length: int, bound: float = 0.001, documents: int = 48) -> Beyond:
+    """What a certificate of kl within 0.003 says of longer documents."""
+    claim = Claim("kl", "nats a token", 0.003, bound / 2, bound, 0.955, length * documents)
+    return Beyond(length, (claim,), documents, "0" * 64, "whole")
+
+
+def certified(*steps: Beyond, **changes: Any) -> Certificate:
+    found = Certificate.from_json(json.loads(SECOND.read_bytes()))
+    return dataclasses.replace(found, beyond=steps, **changes)
+
+
+@pytest.mark.parametrize(
+    ("steps", "covers", "told"),
+    [
+        ([], 4096, "documents of at most 4096 tokens; nothing longer was measured"),
+        ([beyond(8192)], 8192, "documents of at most 8192 tokens; nothing longer was measured"),
+        (
+            [beyond(8192, 0.0031)],
+            4096,
+            "documents of at most 4096 tokens, not of 8192, where the budget of kl does not hold; "
+            "nothing longer was measured",
+        ),
+        (
+            [beyond(8192), beyond(16384, documents=31)],
+            8192,
+            "documents of at most 8192 tokens, not of 16384, where 31 documents are too few to tell (32 are needed); "
+            "nothing longer was measured",
+        ),
+        (
+            [beyond(8192, 0.0031), beyond(16384)],
+            4096,
+            "documents of at most 4096 tokens, not of 8192, where the budget of kl does not hold; "
+            "nothing longer than 16384 was measured",
+        ),
+    ],
+    ids=["not measured", "held", "broken", "few documents", "held behind a broken one"],
+)
+def test_it_says_up_to_which_length_it_speaks(steps: list[Beyond], covers: int, told: str) -> None:
+    found = certified(*steps)
+    assert found.holds
+    assert (found.covers, found.coverage) == (covers, f"covers {told}")
+    assert Certificate.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_one_that_does_not_hold_covers_nothing() -> None:
+    found = certified(beyond(8192), documents=31)
+    assert (found.covers, found.coverage) == (0, "covers no length, since it does not hold")
+
+
+def test_changed_verdicts_of_longer_documents_are_noticed() -> None:
+    value = certified(beyond(8192, 0.0031)).to_json()
+    (step,) = value["beyond"]
+    with pytest.raises(ValueError, match="certificate at 8192 tokens says holds=True, its figures say False"):
+        Certificate.from_json({**value, "beyond": [{**step, "holds": True}]})
+    with pytest.raises(ValueError, match="says covers=8192, its figures say 4096"):
+        Certificate.from_json({**value, "covers": 8192})
+
+
+def test_impossible_figures_of_longer_documents_are_refused() -> None:
+    for steps in ([beyond(4096)], [beyond(16384), beyond(8192)], [beyond(8192), beyond(8192)]):
+        with pytest.raises(ValueError, match="beyond it are"):
+            certified(*steps)
+    with pytest.raises(ValueError, match="at 8192 tokens: 0 claims of 48 documents"):
+        certified(dataclasses.replace(beyond(8192), claims=()))
+    with pytest.raises(ValueError, match="at 8192 tokens: 1 claims of 0 documents"):
+        certified(beyond(8192, documents=0))
 
 
 def test_the_verdict_over_several_budgets_is_as_sure_as_each_bound() -> None:

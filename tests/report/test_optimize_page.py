@@ -81,6 +81,7 @@ def test_verdict_of_a_hybrid_has_what_was_counted_and_measured(pages: dict[str, 
         f"{removed:.1%} of the attention pairs at 1024 tokens are removed; "
         "kl at most 0.0024 of the allowed 0.003 with 95.5 % confidence; "
         "nll at most 0.004 of the allowed 0.01 with 95.5 % confidence; "
+        "the certificate covers documents of at most 1024 tokens; nothing longer was measured; "
         "a call of 1 x 1024 tokens measured at 3.00 ms, dense at 6.00 ms (2.00x as fast)."
     ).replace("%", " %", 1)
 
@@ -124,6 +125,31 @@ def test_what_was_left_is_named_with_its_reason(pages: dict[str, str]) -> None:
     assert "attention_mask holds anything but 0 and 1" in text
     value = reports.hybrid(run=reports.RUN | {"keep_layers": [1]})
     assert "--keep-layers names it" in str(kept.section(Facts.of(reports.report(value))))
+
+
+def test_longer_documents_are_told_held_or_not(pages: dict[str, str]) -> None:
+    value = reports.hybrid(run=reports.RUN | {"beyond": [2048, 4096]})
+    steps = [
+        {
+            "length": length,
+            "claims": [reports.claim("kl", 0.003, bound), reports.claim("nll", 0.01, 0.005)],
+            "documents": 64,
+            "data_sha256": "c" * 64,
+            "unit_of_data": "piece",
+            "holds": bound <= 0.003,
+        }
+        for length, bound in ((2048, 0.0029), (4096, 0.0041))
+    ]
+    value["certificate"] |= {"schema": 3, "beyond": steps, "covers": 2048}
+    text = read(html_of(value)).text.replace("\N{NO-BREAK SPACE}", " ")
+    assert (
+        text.count("covers documents of at most 2048 tokens, not of 4096, where the budget of kl does") == 2
+    )
+    assert "lengths beyond 2048 and 4096 tokens" in text and "2048 64, pieces of longer texts kl" in text
+    assert "0.0041 0.003 137 % nats a token 95.5 % 65536 does not hold" in text
+    text = read(pages["hybrid"]).text
+    assert "The certificate covers documents of at most 1024 tokens; nothing longer was measured." in text
+    assert "lengths beyond" not in text and "on longer documents" not in text
 
 
 def test_old_reports_say_what_they_do_not_know(pages: dict[str, str]) -> None:
