@@ -33,6 +33,8 @@ def asked(job: Job) -> dict[str, Any]:
         "beyond": list(job.longer),
         "granularity": request.granularity,
         "keep_layers": list(request.keep_layers),
+        "families": None if request.families is None else list(request.families),
+        "cost": request.cost,
         "plan": None if request.plan is None else str(request.plan),
         "calib": request.calib,
         "verify": request.verify,

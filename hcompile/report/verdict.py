@@ -72,6 +72,10 @@ def _asked(facts: Facts) -> Iterator[tuple[str, str]]:
     if run.get("beyond"):
         yield "lengths beyond", listed([str(length) for length in run["beyond"]]) + " tokens"
     yield "a pattern for each", run["granularity"]
+    if run.get("families"):
+        yield "kinds of patterns", ", ".join(run["families"])
+    if run.get("cost", "time") != "time":
+        yield "plans for few", run["cost"] + ": times that are predicted follow from them"
     if run["keep_layers"]:
         yield "layers to keep", numbers(sorted(run["keep_layers"]))
     if run["plan"]:
