@@ -84,6 +84,7 @@ def test_a_sweep_goes_on_where_it_stopped_and_records_what_was_pruned(tmp_path: 
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_a_gpu")
 def test_finished_points_are_not_measured_again(tmp_path: Path) -> None:
     cache, results = tmp_path / "cache", tmp_path / "results"

@@ -44,6 +44,7 @@ def test_pairs_near_and_far_are_recalled(model: LlamaForCausalLM, documents: lis
     assert min(shares.values()) >= 0.9
 
 
+@pytest.mark.slow
 def test_a_window_on_every_layer_loses_the_pairs_beyond_it(
     model: LlamaForCausalLM, documents: list[Document]
 ) -> None:

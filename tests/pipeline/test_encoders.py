@@ -155,6 +155,7 @@ def test_the_dense_graphs_of_a_text_encoder_are_the_model(bert: Encoder) -> None
         assert float((other - expected).abs().max()) > 10 * rounding(expected, DEPTH, LENGTH)
 
 
+@pytest.mark.slow
 def test_an_image_encoder_is_certified_at_the_length_of_an_image(vit: Encoder) -> None:
     certificate = certified(vit.report)
     assert (certificate["shortest"], certificate["longest"]) == (PATCHES, PATCHES)
@@ -164,6 +165,7 @@ def test_an_image_encoder_is_certified_at_the_length_of_an_image(vit: Encoder) -
     assert again.carried is not None and again.carried.to_json() == certificate
 
 
+@pytest.mark.slow
 def test_the_dense_graph_of_an_image_encoder_is_the_model(vit: Encoder) -> None:
     pixels = torch.randn(3, 1, IMAGE, IMAGE, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
@@ -173,7 +175,7 @@ def test_the_dense_graph_of_an_image_encoder_is_the_model(vit: Encoder) -> None:
     assert float((hybrid - expected).abs().max()) > 10 * rounding(expected, DEPTH, PATCHES)
 
 
-@pytest.mark.parametrize("name", ["bert", "vit"])
+@pytest.mark.parametrize("name", ["bert", pytest.param("vit", marks=pytest.mark.slow)])
 def test_a_budget_out_of_reach_gives_the_dense_encoder(
     request: pytest.FixtureRequest, tmp_path: Path, name: str
 ) -> None:

@@ -163,6 +163,7 @@ def test_a_dense_plan_is_the_model_and_a_hybrid_one_is_its_reference(case: Case)
     torch.save(found, case.folder / f"{case.seed}-hybrid.found")
 
 
+@pytest.mark.slow
 def test_a_fresh_process_gives_what_this_one_gives(home: Path) -> None:
     """Of every seed that this run has been through, in one process."""
     paths = [path.with_suffix("") for path in sorted(home.glob("*.found"))]

@@ -32,7 +32,7 @@ def test_lists_are_those_of_the_operator_and_the_share_counts_their_pairs() -> N
     wanted = route(q, k, None, params, 0, SITE.scale, True)
     assert lists and wanted
     assert torch.equal(listed_blocks(lists, LENGTH), listed_blocks(wanted, LENGTH))
-    pairs = visible_to(lists, LENGTH, True).sum((0, 2, 3))
+    pairs = visible_to(lists, LENGTH, True).sum((0, 2, 3)).double()
     torch.testing.assert_close(read, pairs / Dense().visited_pairs(LENGTH, LENGTH, causal=True))
     assert bool((read < 1).all())
 

@@ -89,17 +89,20 @@ def test_six_workloads_are_swept_whole_on_a_gpu() -> None:
     assert len({str(sweep.recorded["device"]) for sweep in GPU_SWEEPS}) == 1
 
 
+@pytest.mark.slow
 @needs_gpu_sweeps
 def test_on_a_gpu_noise_is_no_larger_than_what_counts_as_near(gpu_rows: list[SweepReport]) -> None:
     assert {row.name: row.noise for row in gpu_rows if row.noise / 2**0.5 > NEAR_ON_GPU} == {}
 
 
+@pytest.mark.slow
 @needs_gpu_sweeps
 def test_on_a_gpu_guided_search_needs_half_the_trials_of_random_search(gpu_rows: list[SweepReport]) -> None:
     guided, random = (statistics.mean(row.trials[name] for row in gpu_rows) for name in ("xgboost", "random"))
     assert guided <= random / 2
 
 
+@pytest.mark.slow
 @needs_gpu_sweeps
 def test_on_a_gpu_records_of_other_lengths_lead_near_the_best_in_ten_trials(
     gpu_rows: list[SweepReport],

@@ -130,7 +130,9 @@ def test_other_options_search_on_from_what_is_known(db: TuningDB) -> None:
         assert tuner.measured == SIZE - 3
 
 
-@pytest.mark.parametrize(("limit_s", "then"), [(2.0, Status.TIMEOUT), (60.0, Status.OK)])
+@pytest.mark.parametrize(
+    ("limit_s", "then"), [pytest.param(2.0, Status.TIMEOUT, marks=pytest.mark.slow), (60.0, Status.OK)]
+)
 def test_a_later_run_measures_once_more_what_a_bad_moment_may_have_failed(
     db: TuningDB, limit_s: float, then: Status
 ) -> None:
