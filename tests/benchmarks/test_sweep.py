@@ -50,6 +50,7 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Machine, "current_gpu", classmethod(lambda cls: GPU))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_a_gpu")
 def test_a_sweep_goes_on_where_it_stopped_and_records_what_was_pruned(tmp_path: Path) -> None:
     cache, results = tmp_path / "cache", tmp_path / "results"

@@ -55,11 +55,13 @@ def test_a_window_on_every_layer_loses_the_pairs_beyond_it(
     assert recall_of(model, documents)[1024] >= 0.9  # and outside the block the model is whole again
 
 
+@pytest.mark.slow
 def test_code_it_has_not_seen_costs_about_a_bit_a_byte(model: LlamaForCausalLM) -> None:
     texts = [text[:1024] for text in spread(standard_library(8192), 4)]
     assert bits_per_byte(model, texts) < 1.5
 
 
+@pytest.mark.slow
 def test_few_heads_need_more_than_a_window(model: LlamaForCausalLM) -> None:
     (text,) = spread(standard_library(8192), 1)
     divergence = [kl for row in head_divergence(model, [text[:512]], 64) for kl in row]
