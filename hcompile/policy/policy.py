@@ -39,6 +39,8 @@ from hcompile.values import sha256_json
 Runner = Callable[[Plan, Sequence[torch.Tensor]], Sequence[torch.Tensor]]
 """The program under a plan: flat inputs to flat outputs. `hcompile.pipeline.plan_runner` compiles one."""
 
+_NOT_FASTER = "no local pattern is predicted to be faster at this length"
+
 HeadTime = Callable[[Site, Pattern], float]
 """Predicted time of one query head of a site under a pattern, in microseconds, at the length planned for."""
 
@@ -141,6 +143,8 @@ def choose_plan(
         units = narrowed(units, longest)
     latency_us = _latency_us(units, head_us)
     dense_us = sum(row[0] for row in latency_us)
+    # How much a routed head reads, and so its time, only the profile tells.
+    known = all(option.measured(0.0) == option for unit in units for option in unit.options)
     limits = tuple(goal.limit for goal in goals)
     result = partial(PolicyResult, limits=limits, dense_latency_us=dense_us, data_sha256=splits.digest)
     unchanged = partial(result, plan=dense, latency_us=dense_us)
@@ -149,15 +153,17 @@ def choose_plan(
     for goal in goals:
         if goal.limit <= 0:
             return unchanged(why_dense=f"{goal.text} allows no degradation at all", trials=())
-    if all(min(row) >= row[0] for row in latency_us):
-        return unchanged(why_dense="no local pattern is predicted to be faster at this length", trials=())
+    if known and all(min(row) >= row[0] for row in latency_us):
+        return unchanged(why_dense=_NOT_FASTER, trials=())
     keeper = Keeper(Forgetful() if memory is None else memory, models, units, splits, goals, seed, progress)
     profile = keeper.expand(dense, "profile")
-    # How much a routed head reads, and so its time, is known now.
     units = measured(units, profile.kept)
+    latency_us = _latency_us(units, head_us)
+    if all(min(row) >= row[0] for row in latency_us):
+        return unchanged(why_dense=_NOT_FASTER, trials=())
     repair = Repair(
         units,
-        _latency_us(units, head_us),
+        latency_us,
         limits,
         statistics=[goal.metric.statistic for goal in goals],
         scored=scored_by(goals),

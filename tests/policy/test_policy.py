@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hcompile.errors import UsageError
-from hcompile.patterns import Pattern
+from hcompile.patterns import Pattern, Routed
 from hcompile.plan import Plan
 from hcompile.policy.calibration import Splits
 from hcompile.policy.documents import Document
@@ -244,3 +244,26 @@ def test_logits_that_are_not_finite_are_refused() -> None:
 def test_results_survive_json() -> None:
     result = choose(Counted(tiny_text()), 0.05)
     assert PolicyResult.from_json(result.to_json()) == result
+
+
+def test_routed_heads_are_worth_what_the_profile_measured_them_to_read() -> None:
+    """Before it, they count as reading everything."""
+    length = 320
+    runner = Counted(tiny_text())
+    ids = torch.randint(0, 256, (10, length), generator=torch.Generator().manual_seed(5))
+    rows = tuple(Document(str(i), {"input_ids": row}) for i, row in enumerate(ids))
+
+    def at_length(site: Site, pattern: Pattern) -> float:
+        return float(pattern.visited_pairs(length, length, causal=site.causal))
+
+    result = choose_plan(
+        runner.models(),
+        units_of(runner.program.sites, length, chosen=["routed"]),
+        Splits(rows[:2], rows[2:6], rows[6:], "here", "here"),
+        goals(kl=5.0),
+        at_length,
+        effort=Effort(trials=1),
+    )
+    assert result.holds and result.latency_us < result.dense_latency_us
+    routed = [pattern for _, heads in result.plan.choices for pattern in heads if isinstance(pattern, Routed)]
+    assert routed and all(pattern.kept is not None for pattern in routed)
