@@ -126,6 +126,11 @@ class Repair:
             if refined.base > 0 and around.tightest > 0:
                 start = refined.base * _AIM / around.tightest
             self._search("refine", refined, cost, start, self._used_up)
+        if not any(trial.accepted for trial in self.trials):
+            # Scores around a plan that fails may see no better one near it: the first ones see one further away.
+            tried = [trial for trial in self.trials if trial.stage == "profile" and trial.tightest > 0]
+            start = min((trial.predicted * _AIM / trial.tightest for trial in tried), default=0.0)
+            self._search("profile", scores, scores.curvature, start, lambda trial: trial.accepted)
         accepted = [trial for trial in self.trials if trial.accepted]
         return min(accepted, key=lambda trial: trial.latency_us, default=None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -118,6 +119,20 @@ def test_scores_that_promise_far_too_much_are_repaired() -> None:
     world = World(strength=40.0)
     best = repair_of(world).run(world.scores(), world.expand)
     assert best is not None and best.likely_bound[0] <= LIMIT
+
+
+def test_where_scores_around_a_failed_plan_see_no_better_one_the_first_scores_are_asked_again() -> None:
+    world = World(strength=2.5)
+
+    def blind(plan: Plan) -> Scores:
+        scores = world.expand(plan)
+        return replace(scores, curvature=tuple((1.0,) * len(row) for row in scores.curvature))
+
+    repair = repair_of(world)
+    best = repair.run(world.scores(), blind)
+    assert [trial.accepted for trial in repair.trials[:-1]] == [False] * (len(repair.trials) - 1)
+    assert repair.trials[0].tightest < 1.3, "near enough for scores around it"
+    assert best is not None and best == repair.trials[-1]
 
 
 def test_a_budget_out_of_reach_gives_no_plan() -> None:
