@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
-from hcompile.patterns import Dense, Local, Pattern
+from hcompile.patterns import Dense
 from hcompile.pipeline import curves
 from hcompile.pipeline.ablation import MAIN, Point
 from hcompile.pipeline.curves import LengthCurves
@@ -21,32 +21,10 @@ from hcompile.policy.removal import Removal
 from hcompile.policy.statistics import MEAN
 from hcompile.policy.units import Unit
 from hcompile.site import Site
+from tests.another_family import Sinks
 
 LENGTH = 1024
 SITES = tuple(Site(f"layer.{i}", i, 4, 2, 64, 0.125, causal=True) for i in range(4))
-
-
-@dataclass(frozen=True, slots=True)
-class Sinks(Pattern):
-    """Another family: sinks and the query itself."""
-
-    sinks: int
-    family: ClassVar[str] = "sinks"
-
-    def params(self) -> tuple[int, int]:
-        return 1, self.sinks
-
-    def to_json(self) -> dict[str, Any]:
-        return {"family": self.family, "sinks": self.sinks}
-
-    def label(self) -> str:
-        return f"sinks {self.sinks}"
-
-    def hides(self, length: int) -> bool:
-        return self.sinks < length
-
-    def visited_pairs(self, q_len: int, kv_len: int, *, causal: bool) -> int:
-        return Local(1, self.sinks).visited_pairs(q_len, kv_len, causal=causal)
 
 
 class Keeper:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcompile.patterns import Dense, Local, Pattern
+from hcompile.patterns import Dense, Local
 from hcompile.policy.removal import Removal, descend
 from hcompile.site import Site
+from tests.another_family import Sinks
 
 LENGTH = 1024
 SITES = tuple(Site(f"layer.{i}", i, 4, 2, 64, 0.125, causal=True) for i in range(6))
@@ -21,29 +22,6 @@ COST = [
     [0.0 if not option else 1e-6 * (1 + index) ** 3 / option for option in range(len(unit.options))]
     for index, unit in enumerate(REMOVAL.heads)
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Sinks(Pattern):
-    """Another family: sinks and the query itself."""
-
-    sinks: int
-    family: ClassVar[str] = "sinks"
-
-    def params(self) -> tuple[int, int]:
-        return 1, self.sinks
-
-    def to_json(self) -> dict[str, Any]:
-        return {"family": self.family, "sinks": self.sinks}
-
-    def label(self) -> str:
-        return f"sinks {self.sinks}"
-
-    def hides(self, length: int) -> bool:
-        return self.sinks < length
-
-    def visited_pairs(self, q_len: int, kv_len: int, *, causal: bool) -> int:
-        return Local(1, self.sinks).visited_pairs(q_len, kv_len, causal=causal)
 
 
 def test_targets_fall_by_one_factor_to_the_least() -> None:
