@@ -42,6 +42,9 @@ def listed_blocks(lists: Lists, kv_len: int) -> torch.Tensor:
     return (listed != 0).flatten(2, 3)
 
 
-def list_heads(head_params: torch.Tensor) -> list[int]:
-    """Return the heads that read lists, of parameters int32 `[H, 2]`. Waits for a GPU that they are on."""
-    return [head for head, (window, _) in enumerate(head_params.tolist()) if window == LIST_WINDOW]
+def list_rules(head_params: torch.Tensor) -> list[tuple[int, int]]:
+    """Return the heads that read lists, each with what its second parameter says, of parameters int32 `[H, 2]`.
+
+    Waits for a GPU that they are on.
+    """
+    return [(head, rule) for head, (window, rule) in enumerate(head_params.tolist()) if window == LIST_WINDOW]

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import torch
 
-from hcompile.lists import Lists, lists_of
-from hcompile.patterns.blocks import EVERY_KEY, LIST_BLOCK, LIST_WINDOW, WHOLE
+from hcompile.lists import Lists, list_rules, lists_of
+from hcompile.patterns.blocks import EVERY_KEY, LIST_BLOCK, WHOLE
 
 _QUERIES_AT_ONCE = 1024
 
@@ -38,9 +38,7 @@ def route(
     Args:
         q, k, key_mask, head_params, q_offset, scale, causal: as in `hcompile.reference.attention_reference`.
     """
-    rules = [
-        (head, share) for head, (window, share) in enumerate(head_params.tolist()) if window == LIST_WINDOW
-    ]
+    rules = list_rules(head_params)
     if not rules:
         return None
     group, heads = q.shape[1] // k.shape[1], [head for head, _ in rules]

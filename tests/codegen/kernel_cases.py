@@ -9,7 +9,7 @@ import torch
 
 from hcompile.codegen.tvm_cpu.bind import load_kernel
 from hcompile.codegen.tvm_cpu.build import build_kernel
-from hcompile.lists import Lists, list_heads, listed_blocks, lists_of
+from hcompile.lists import Lists, list_rules, listed_blocks, lists_of
 from hcompile.operator import Kernel
 from hcompile.patterns import UNBOUNDED
 from hcompile.patterns.blocks import LIST_BLOCK
@@ -52,7 +52,7 @@ class Call:
 
     def with_lists(self, seed: int = 0) -> Call:
         """Return the call with random lists for its heads that read some, in blocks that are adjacent and not."""
-        heads = len(list_heads(self.head_params))
+        heads = len(list_rules(self.head_params))
         sizes = (-(-self.q.shape[2] // LIST_BLOCK), -(-self.k.shape[2] // LIST_BLOCK))
         generator = torch.Generator().manual_seed(seed)
         return replace(

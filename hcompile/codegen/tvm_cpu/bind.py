@@ -13,7 +13,7 @@ import torch
 from hcompile.codegen.known import Known
 from hcompile.codegen.tvm_cpu.route import load_router
 from hcompile.errors import EnvironmentFault, KernelError
-from hcompile.lists import list_heads
+from hcompile.lists import list_rules
 from hcompile.operator import Kernel, empty_output
 from hcompile.patterns.blocks import LIST_QUERIES
 
@@ -45,7 +45,7 @@ def load_kernel(path: Path) -> Kernel:
     run.argtypes = [ctypes.c_char_p]
     dtype, pack, parallel = _DTYPES[element], _CALL.pack, openmp_parallel()
     route = load_router(library, parallel)
-    list_heads_of = Known(lambda params: len(list_heads(params)))
+    rules_of = Known(lambda params: torch.tensor(list_rules(params), dtype=torch.int32))
 
     def kernel(
         q: torch.Tensor,
@@ -81,10 +81,11 @@ def load_kernel(path: Path) -> Kernel:
                 f"attention: head_params {tuple(head_params.shape)} or key_mask {mask} does not fit q {tuple(q.shape)} "
                 f"and k {tuple(k.shape)}"
             )
-        list_heads, room, lists = list_heads_of(head_params), 0, (0, 0)
+        rules, room, lists = rules_of(head_params), 0, (0, 0)
+        list_heads = len(rules)
         if list_heads:
             if block_count is None or block_index is None:
-                block_count, block_index = route(q, k, key_mask, head_params, q_offset, scale, causal)
+                block_count, block_index = route(q, k, key_mask, rules, q_offset, scale, causal)
             block_count, block_index = block_count.contiguous(), block_index.contiguous()
             _check_lists(block_count, block_index, (batch, list_heads, -(-q_len // LIST_QUERIES)))
             room, lists = block_index.shape[3], (block_count.data_ptr(), block_index.data_ptr())

@@ -8,16 +8,15 @@ from struct import Struct
 
 import torch
 
-from hcompile.codegen.known import Known
 from hcompile.errors import EnvironmentFault
 from hcompile.lists import Lists
-from hcompile.patterns.blocks import LIST_BLOCK, LIST_QUERIES, LIST_WINDOW
+from hcompile.patterns.blocks import LIST_BLOCK, LIST_QUERIES
 
 # The fields of `Route` in route.c: pointers, sizes, strides, and the scale.
 _ROUTE = Struct("6q 11q 3q 3q q d")
 
 Router = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor, int, float, bool], Lists]
-"""As `hcompile.routing.route`, for heads of which some are routed, and tensors that were checked."""
+"""As `hcompile.routing.route`, of tensors that were checked; the routed heads are int32 `[R, 2]`, head and share."""
 
 
 def load_router(library: ctypes.CDLL, parallel: int) -> Router:
@@ -28,19 +27,17 @@ def load_router(library: ctypes.CDLL, parallel: int) -> Router:
     """
     run = library.hc_route
     run.argtypes = [ctypes.c_char_p]
-    rules_of = Known(_rules)
 
     def router(
         q: torch.Tensor,
         k: torch.Tensor,
         key_mask: torch.Tensor | None,
-        head_params: torch.Tensor,
+        rules: torch.Tensor,
         q_offset: int,
         scale: float,
         causal: bool,
     ) -> Lists:
         (batch, q_heads, q_len, _), (_, kv_heads, kv_len, _) = q.shape, k.shape
-        rules = rules_of(head_params)
         q, k = (each if each.stride(3) == 1 else each.contiguous() for each in (q, k))
         mask = None if key_mask is None else key_mask.contiguous()
         room = -(-kv_len // LIST_BLOCK)
@@ -61,11 +58,3 @@ def load_router(library: ctypes.CDLL, parallel: int) -> Router:
         return count, index
 
     return router
-
-
-def _rules(head_params: torch.Tensor) -> torch.Tensor:
-    """Return the routed heads of parameters `[Hq, 2]`: int32 `[R, 2]`, head and thousandths of its attention."""
-    rows = [
-        (head, share) for head, (window, share) in enumerate(head_params.tolist()) if window == LIST_WINDOW
-    ]
-    return torch.tensor(rows, dtype=torch.int32)
