@@ -19,7 +19,7 @@ class Known(Generic[T]):
         self._known: dict[int, tuple[ref[torch.Tensor], int, T]] = {}
 
     def __call__(self, tensor: torch.Tensor) -> T:
-        version = 0 if tensor.is_inference() else tensor._version
+        version = version_of(tensor)
         known = self._known.get(id(tensor))
         if known is not None and known[0]() is tensor and known[1] == version:
             return known[2]
@@ -27,3 +27,8 @@ class Known(Generic[T]):
         self._known = {at: entry for at, entry in list(self._known.items()) if entry[0]() is not None}
         self._known[id(tensor)] = (ref(tensor), version, found)
         return found
+
+
+def version_of(tensor: torch.Tensor) -> int:
+    """Return a number that changes with what a tensor holds, where torch keeps one."""
+    return 0 if tensor.is_inference() else tensor._version

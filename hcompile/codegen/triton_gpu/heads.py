@@ -9,6 +9,7 @@ from weakref import ref
 
 import torch
 
+from hcompile.codegen.known import Known, version_of
 from hcompile.errors import KernelError
 from hcompile.patterns.blocks import LIST_WINDOW
 
@@ -93,16 +94,11 @@ class Unrouted:
     """Parameters that were found to hold no routed head; a call with known ones pays little."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[ref[torch.Tensor], int]] = {}
+        self._routed = Known(lambda params: sum(window == LIST_WINDOW for window, _ in read(params)))
 
     def check(self, head_params: torch.Tensor) -> None:
         """Raises: KernelError when a head is routed, or as `HeadOrders.of` does."""
-        known = self._known.get(id(head_params))
-        if known is not None and known[0]() is head_params and known[1] == version_of(head_params):
-            return
-        refuse_routed(sum(window == LIST_WINDOW for window, _ in read(head_params)))
-        self._known = {at: entry for at, entry in list(self._known.items()) if entry[0]() is not None}
-        self._known[id(head_params)] = ref(head_params), version_of(head_params)
+        refuse_routed(self._routed(head_params))
 
 
 def refuse_routed(heads: int) -> None:
@@ -111,11 +107,6 @@ def refuse_routed(heads: int) -> None:
         raise KernelError(
             f"attention: {heads} heads are routed, and this kernel serves none: use hopper_prefill"
         )
-
-
-def version_of(head_params: torch.Tensor) -> int:
-    """Return a number that changes with what a tensor holds, where torch keeps one."""
-    return 0 if head_params.is_inference() else head_params._version
 
 
 def read(head_params: torch.Tensor) -> list[list[int]]:
