@@ -8,7 +8,6 @@ from typing import Any
 
 from hcompile.checks import check_object, check_text, shown
 from hcompile.patterns import Dense, Local, Pattern, parse_pattern
-from hcompile.patterns.blocks import LIST_WINDOW
 from hcompile.site import Site
 from hcompile.values import sha256_json
 
@@ -66,8 +65,7 @@ class Plan:
             own = own_pattern(site).params()
             for head, pattern in enumerate(heads):
                 window, sinks = pattern.params()
-                lists = window == LIST_WINDOW
-                if site.window is not None and (window > own[0] or sinks > own[1] or lists):
+                if site.window is not None and (window > own[0] or sinks > own[1] or pattern.reads_lists):
                     raise ValueError(
                         f"plan: head {head} of {name} sees more than the model's own window {site.window}"
                     )

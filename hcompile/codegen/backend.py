@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hcompile.patterns import Routed
-
 if TYPE_CHECKING:
     import torch
 
@@ -121,7 +119,7 @@ class Backend(ABC):
 
 def is_routed(workload: Workload) -> bool:
     """Return whether some head of a workload is routed."""
-    return any(isinstance(pattern, Routed) for pattern, _ in workload.heads)
+    return any(pattern.reads_lists for pattern, _ in workload.heads)
 
 
 def member_of(backend: Backend, template: str) -> Backend | None:

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hcompile.patterns.blocks import LIST_WINDOW
+
 if TYPE_CHECKING:
     import torch
 
@@ -26,6 +28,11 @@ class Pattern(ABC):
     @abstractmethod
     def params(self) -> tuple[int, int]:
         """Return (window, sinks), what kernels read for each head; a window of 0 says that it reads lists of blocks."""
+
+    @property
+    def reads_lists(self) -> bool:
+        """Whether a head of the pattern reads lists of key blocks."""
+        return self.params()[0] == LIST_WINDOW
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from hcompile.errors import UsageError
 from hcompile.frontend.load import ImportedModel
 from hcompile.operator import Kernel, chosen_by
 from hcompile.patterns import Dense, Pattern, families, menu_of
-from hcompile.patterns.blocks import LIST_WINDOW
 from hcompile.pipeline.certifying import text_encoder
 from hcompile.pipeline.kernels import PlanKernels
 from hcompile.pipeline.plan_runner import PlanRunner
@@ -158,7 +157,7 @@ def usable_families(request: OptimizeRequest, program: Program, dtype: str) -> l
     return [
         family
         for family in request.families or families()
-        if routes or all(pattern.params()[0] != LIST_WINDOW for pattern in menu_of(family))
+        if routes or not any(pattern.reads_lists for pattern in menu_of(family))
     ]
 
 

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hcompile.patterns import Dense, Pattern
-from hcompile.patterns.blocks import LIST_WINDOW
 from hcompile.policy.listed import SiteLists, visible_to
 from hcompile.site import Site
 
@@ -44,7 +43,7 @@ def attend(
             _heads(k, [h // site.group for h in heads]),
             _heads(v, [h // site.group for h in heads]),
         )
-        if pattern.params()[0] == LIST_WINDOW:
+        if pattern.reads_lists:
             outs.append(_listed(*part, pattern, site))
         elif pattern == Dense():
             outs.append(F.scaled_dot_product_attention(*part, is_causal=site.causal, scale=site.scale))

@@ -6,7 +6,7 @@ import torch
 
 from hcompile.lists import Lists, listed_blocks, lists_of
 from hcompile.patterns import Dense, Pattern
-from hcompile.patterns.blocks import EVERY_KEY, LIST_BLOCK, LIST_WINDOW, WHOLE
+from hcompile.patterns.blocks import EVERY_KEY, LIST_BLOCK, WHOLE
 from hcompile.routing import block_shares, choose_blocks, pairs_read
 from hcompile.site import Site
 
@@ -23,11 +23,10 @@ class SiteLists:
 
         No lists, and shares of 1, for a pattern that reads none.
         """
-        window, share = pattern.params()
         heads, length = self._q.shape[1:3]
-        if window != LIST_WINDOW:
+        if not pattern.reads_lists:
             return (), torch.ones(heads, dtype=torch.float64, device=self._q.device)
-        chosen = self.chosen(share)
+        chosen = self.chosen(pattern.params()[1])
         read = pairs_read(chosen, 0, length, length, self._site.causal).double().mean(0)
         return lists_of(chosen), read / Dense().visited_pairs(length, length, causal=self._site.causal)
 

@@ -10,7 +10,6 @@ import torch
 
 from hcompile.operator import Kernel
 from hcompile.patterns import UNBOUNDED, Local, Pattern
-from hcompile.patterns.blocks import LIST_WINDOW
 from hcompile.reference import attention_reference
 from hcompile.routing import route
 from hcompile.workload import Workload
@@ -182,7 +181,7 @@ def _few_heads(workload: Workload, reach: int) -> tuple[Pattern, ...]:
 
 def _cut(pattern: Pattern, reach: int) -> Pattern:
     window, sinks = pattern.params()
-    if window in (LIST_WINDOW, UNBOUNDED):
+    if pattern.reads_lists or window == UNBOUNDED:
         return pattern
     return Local(min(window, reach), min(sinks, _MOST_SINKS))
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from hcompile.patterns import Pattern
-from hcompile.patterns.blocks import LIST_WINDOW
 from hcompile.schedules import Schedule
 from hcompile.schedules.template import get_template
 from hcompile.tuning.machine import Machine
@@ -65,7 +64,7 @@ def _fit_features(workload: Workload, machine: Machine, schedule: Schedule) -> l
 
 def _computed(workload: Workload, pattern: Pattern, schedule: Schedule) -> int:
     """Count the pairs that one head computes, as the schedule's template does."""
-    if pattern.params()[0] == LIST_WINDOW:  # Tiles divide or multiply the blocks of lists.
+    if pattern.reads_lists:  # Tiles divide or multiply the blocks of lists.
         return pattern.visited_pairs(workload.q_len, workload.kv_len, causal=workload.causal)
     try:
         count = get_template(schedule.template).tile_pairs
@@ -80,8 +79,7 @@ def _workload_features(workload: Workload) -> list[float]:
     for pattern, count in workload.heads:
         pairs = pattern.visited_pairs(workload.q_len, workload.kv_len, causal=workload.causal)
         window, sinks = pattern.params()
-        lists = window == LIST_WINDOW
-        narrow = window + sinks <= 256 and not lists
+        narrow = window + sinks <= 256 and not pattern.reads_lists
         kind = "dense" if window >= workload.kv_len else "narrow" if narrow else "wide"
         shares[kind] += count * pairs / max(1, _visited(workload))
     kv_bytes = 2 * workload.kv_heads * workload.kv_len * workload.head_dim * _BYTES[workload.dtype]

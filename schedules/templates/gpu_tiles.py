@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from hcompile.patterns import Pattern
-from hcompile.patterns.blocks import LIST_WINDOW
 from hcompile.schedules.schedule import Schedule
 
 DTYPES = ("bfloat16", "float16")
@@ -28,7 +27,7 @@ def tile_pairs(schedule: Schedule, pattern: Pattern, q_len: int, kv_len: int, *,
 
     The last query stands at the last key, as in `Pattern.visited_pairs`, which this is at least.
     """
-    if pattern.params()[0] == LIST_WINDOW:  # It reads whole blocks, of as many pairs as were measured.
+    if pattern.reads_lists:  # It reads whole blocks, of as many pairs as were measured.
         return pattern.visited_pairs(q_len, kv_len, causal=causal)
     rows = dict(schedule.values).get("rows", q_len)  # A decode kernel takes all queries in one tile.
     return _tile_pairs(*pattern.params(), rows, schedule["keys"], q_len, kv_len, causal)
