@@ -86,6 +86,11 @@ if TYPE_CHECKING:
     help="What a plan is to have little of: time on this machine, or pairs visited.",
 )
 @click.option(
+    "--refit",
+    is_flag=True,
+    help="Fit the layer behind each attention to what is left of it: less loss for the same plan, and new weights.",
+)
+@click.option(
     "--plan", type=click.Path(path_type=Path), help="Take the plan of this file instead of choosing one."
 )
 @click.option("--dry-run", is_flag=True, help="Choose a plan and write it as JSON; no artifact.")
@@ -141,6 +146,11 @@ def _show(report: OptimizeReport) -> None:
     print_left(report.left)
     for length, share in sorted(report.removed.items()):
         click.echo(f"{share:.1%} of the dense pairs removed at {length} tokens")
+    if report.refit is not None:
+        click.echo(
+            f"{len(report.refit['projections'])} output projections refitted, for tokens that see more than "
+            f"{report.refit['start']} keys"
+        )
     if report.certificate is not None:
         print_certificate(Certificate.from_json(dict(report.certificate)))
     if report.crossover is not None:

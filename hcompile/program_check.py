@@ -11,6 +11,7 @@ from torch.fx import Node
 from hcompile.checks import check_int, shown
 from hcompile.operator import attention
 from hcompile.program import SITE_META, Program
+from hcompile.refit_operator import refit_linear
 from hcompile.site import Site
 
 _ARGUMENTS = tuple(argument.name for argument in attention._schema.arguments)
@@ -43,6 +44,7 @@ def check_program(program: Program) -> None:
         if guard.input not in names:
             raise ValueError(f"a guard speaks of {guard.input!r}, which is no input")
     _check_sites(program)
+    _check_refits(program)
 
 
 def _leaves(tree: Any) -> Iterator[int]:
@@ -87,3 +89,18 @@ def _check_params(program: Program, site: Site, node: Any) -> None:
         tuple(row) for row in params.tolist()
     ]:
         raise ValueError(f"site {site.name}: its parameters are not those of the plan")
+
+
+def _check_refits(program: Program) -> None:
+    for node in program.graph.graph.nodes:
+        if node.target is not refit_linear:
+            continue
+        _, *weights, _, mask, start, onednn = node.args
+        if any(not isinstance(weight, Node) or weight.op != "get_attr" for weight in weights):
+            raise ValueError(f"{node.name} has no two tensors of weights")
+        own, second = (program.tensors[str(weight.target)] for weight in weights)
+        if (own.shape, own.dtype) != (second.shape, second.dtype) or own.dim() != 2:
+            raise ValueError(f"{node.name}: weights are {tuple(own.shape)} and {tuple(second.shape)}")
+        check_int(f"{node.name}: start", start)
+        if onednn is not False or not (mask is None or isinstance(mask, Node)) or node.kwargs:
+            raise ValueError(f"{node.name} is no projection of an artifact's")

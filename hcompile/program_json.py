@@ -27,6 +27,7 @@ from hcompile.operator import attention
 from hcompile.plan import Plan
 from hcompile.program import SITE_META, InputSpec, Program, bind_tensors
 from hcompile.program_check import check_program
+from hcompile.refit_operator import refit_linear
 from hcompile.safe_operators import safe_operator
 from hcompile.site import Site
 
@@ -214,7 +215,7 @@ def _operator(name: Any) -> torch._ops.OpOverload:
             f"the graph calls {name}, which is no operator on tensors alone in torch {torch.__version__}: an artifact "
             "cannot hold it, and one that does needs the torch that wrote it"
         )
-    if overload._schema.is_mutable or (parts[0] == "hcompile" and overload is not attention):
+    if overload._schema.is_mutable or (parts[0] == "hcompile" and overload not in (attention, refit_linear)):
         raise UsageError(f"the graph calls {name}, which an artifact may not hold")
     return overload
 

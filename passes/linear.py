@@ -12,6 +12,7 @@ from statistics import median
 import torch
 
 from hcompile.linear_operator import onednn_linear
+from hcompile.passes.refit import ONEDNN, WEIGHT, refit_nodes
 from hcompile.program import Program
 
 LIBRARIES = ("default", "onednn")
@@ -36,6 +37,8 @@ def use_library(program: Program, library: str) -> Program:
             x, weight, *bias = node.args
             node.target = onednn_linear
             node.args = (x, weight, bias[0] if bias else None)
+    for node in refit_nodes(graph):
+        node.update_arg(ONEDNN, _is_float32(program, node.args[WEIGHT]))
     return program.with_graph(graph)
 
 

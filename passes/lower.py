@@ -9,6 +9,7 @@ import torch
 from torch.fx import Graph, Node
 
 from hcompile.operator import bound_attention
+from hcompile.passes.refit import MASK, drop_refit, refit_nodes
 from hcompile.passes.sites import BINDING, KEY_MASK, K, Q, V, arguments
 from hcompile.program import Program
 from hcompile.site import Site
@@ -35,11 +36,13 @@ def drop_key_mask(program: Program) -> Program:
     graph = program.edit()
     for _, node in program.attention_nodes(graph):
         node.update_arg(KEY_MASK, None)
+    for node in refit_nodes(graph):
+        node.update_arg(MASK, None)
     return program.with_graph(graph)
 
 
 def lower_dense(program: Program, *, padded: bool = False, only: Collection[str] | None = None) -> Program:
-    """Return the model's own attention through torch's SDPA: no plan, K and V not repeated.
+    """Return the model's own attention through torch's SDPA: no plan, no second weights, K and V not repeated.
 
     Without padding and without a window of the model's own, no mask is made.
 
@@ -48,6 +51,7 @@ def lower_dense(program: Program, *, padded: bool = False, only: Collection[str]
         only: names of the sites to lower, None for all; the others stay sites.
     """
     graph = program.edit()
+    drop_refit(graph)
     masks: dict[tuple[Any, ...], Node] = {}
     for site, node in program.attention_nodes(graph):
         if only is not None and site.name not in only:

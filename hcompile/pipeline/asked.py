@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def asked(job: Job) -> dict[str, Any]:
     """Return a JSON object.
 
-    `documents` has how many there were by what they were used for ("profile", "repair", "certify"), None where there
+    `documents` has how many there were by what they were used for ("profile", "repair",
+    "certify", "refit"), None where there
     were none; `rounds` the least and the most calls that a time of the crossover is the median of; `date` is the
     machine's own, ISO 8601.
     """
@@ -24,6 +25,8 @@ def asked(job: Job) -> dict[str, Any]:
     if job.held_out and not request.dry_run:
         uses = (*uses, "certify")
     documents = None if splits is None else {use: len(getattr(splits, use)) for use in uses}
+    if documents is not None and splits is not None and request.refit:
+        documents["refit"] = len(splits.profile) + len(splits.fit)
     return {
         "model": job.model.source,
         "kind": job.model.kind,
@@ -35,6 +38,7 @@ def asked(job: Job) -> dict[str, Any]:
         "keep_layers": list(request.keep_layers),
         "families": None if request.families is None else list(request.families),
         "cost": request.cost,
+        "refit": request.refit,
         "plan": None if request.plan is None else str(request.plan),
         "calib": request.calib,
         "verify": request.verify,

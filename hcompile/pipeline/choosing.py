@@ -13,16 +13,18 @@ from hcompile.codegen import get_backend
 from hcompile.errors import UsageError
 from hcompile.frontend.load import ImportedModel
 from hcompile.operator import Kernel, chosen_by
+from hcompile.passes.refit import insert_refit, output_projections
 from hcompile.patterns import Dense, Pattern, families, menu_of
 from hcompile.pipeline.certifying import text_encoder
 from hcompile.pipeline.kernels import PlanKernels
 from hcompile.pipeline.plan_runner import PlanRunner
 from hcompile.pipeline.request import OptimizeRequest
 from hcompile.plan import Plan
-from hcompile.policy.calibration import Splits, load_splits, sample_splits
+from hcompile.policy.calibration import Counts, Splits, load_splits, sample_splits
 from hcompile.policy.interface import Interface
 from hcompile.policy.memory import Memory
 from hcompile.policy.policy import HeadTime, Models, choose_plan
+from hcompile.policy.refit import Refit, documents_for
 from hcompile.policy.repair import Effort
 from hcompile.policy.units import Unit, units_of
 from hcompile.program import Program
@@ -45,11 +47,13 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A plan, whether it may be used (nothing measured says otherwise), and the policy's log for the report."""
+    """A plan, whether it may be used (nothing measured says otherwise), the policy's log for the report, and where the
+    plan's second weights come from."""
 
     plan: Plan
     holds: bool
     log: dict[str, Any] | None
+    refit: Refit | None = None
 
 
 def read_splits(request: OptimizeRequest, model: ImportedModel, interface: Interface, length: int) -> Data:
@@ -62,8 +66,15 @@ def read_splits(request: OptimizeRequest, model: ImportedModel, interface: Inter
         raise UsageError("--verify names data for the certificate alone: pass --calib for the choice too")
     if request.calib is not None:
         encode = text_encoder(model.program, interface, model.source)
+        fit = documents_for(length) - Counts().profile if request.refit else 0
         splits = load_splits(
-            request.calib, interface, encode, length, verify=request.verify, seed=request.seed
+            request.calib,
+            interface,
+            encode,
+            length,
+            verify=request.verify,
+            counts=Counts(fit=fit),
+            seed=request.seed,
         )
         return Data(splits, held_out=True)
     if model.sample_inputs:
@@ -91,14 +102,21 @@ def choose(job: Job, share: float, kernels: PlanKernels, memory: Memory, progres
         share: of each budget, within which to choose.
     """
     request, program, length = job.request, job.program, job.length
+    tables = kernels.any_table()
+    refit = _refit(job, tables, progress) if request.refit else None
     if job.plan is not None:
-        return Choice(job.plan, True, None)
+        return Choice(job.plan, True, None, refit)
     if job.splits is None:
         raise UsageError(
             f"{job.model.source}: no plan was given and there is no data to choose one with: pass --calib"
         )
-    tables = kernels.any_table()
-    runner = PlanRunner(program, tables, request.backend, job.library)
+    runner = PlanRunner(
+        program if refit is None else insert_refit(program, refit.start),
+        tables,
+        request.backend,
+        job.library,
+        None if refit is None else refit.weights,
+    )
     models = Models(
         program,
         partial(runner, Plan.dense(program.sites)),
@@ -106,6 +124,7 @@ def choose(job: Job, share: float, kernels: PlanKernels, memory: Memory, progres
         any_kernel(job, tables),
         job.interface,
         text_encoder(program, job.interface, job.model.source),
+        None if refit is None else refit.key(),
     )
     result = choose_plan(
         models,
@@ -118,7 +137,42 @@ def choose(job: Job, share: float, kernels: PlanKernels, memory: Memory, progres
         seed=request.seed,
         progress=progress,
     )
-    return Choice(result.plan, result.holds, result.to_json())
+    return Choice(result.plan, result.holds, result.to_json(), refit)
+
+
+def check_refit(request: OptimizeRequest, program: Program, data: Data) -> tuple[str, ...]:
+    """Return warnings about what a refit will leave as it is.
+
+    Raises:
+        UsageError: it would leave everything, or has no documents.
+    """
+    if not request.refit:
+        return ()
+    if data.splits is None:
+        raise UsageError(f"{request.model}: --refit fits weights to documents: pass --calib")
+    found = output_projections(program)
+    without = [site.name for site in program.sites if site.name not in found]
+    if not found:
+        raise UsageError(
+            f"{request.model}: --refit wants causal attention whose heads go side by side into a linear layer, and "
+            f"{without[0]} is not like that: leave --refit out"
+        )
+    told = (
+        f"--refit leaves {len(without)} of {len(program.sites)} attentions as they are, such as {without[:1]}"
+    )
+    return (told + ": no linear layer takes their heads side by side",) if without else ()
+
+
+def _refit(job: Job, tables: Mapping[str, ScheduleTable], progress: Progress) -> Refit:
+    assert job.splits is not None  # `check_refit` saw to it
+    return Refit(
+        job.program,
+        (*job.splits.profile, *job.splits.fit),
+        job.length,
+        interface=job.interface,
+        kernel=any_kernel(job, tables),
+        progress=progress,
+    )
 
 
 def _head_us(kernels: PlanKernels, length: int, cost: str) -> HeadTime:

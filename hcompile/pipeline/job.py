@@ -16,7 +16,7 @@ from hcompile.frontend.load import ImportedModel, load_model
 from hcompile.passes.place import place_both
 from hcompile.pipeline.beyond import Longer, check_beyond, read_longer
 from hcompile.pipeline.certifying import text_encoder
-from hcompile.pipeline.choosing import candidates, read_plan, read_splits
+from hcompile.pipeline.choosing import candidates, check_refit, read_plan, read_splits
 from hcompile.pipeline.importing import fit_to
 from hcompile.pipeline.request import OptimizeRequest
 from hcompile.pipeline.tuning import chosen_lengths
@@ -122,6 +122,7 @@ def prepare(
         # What can see no less at all is refused before the work.
         candidates(request, program, lengths[-1], compute_dtype(program))
     data = read_splits(request, model, interface, interface.fixed_length or lengths[-1])
+    untouched = check_refit(request, program, data)
     encode = text_encoder(program, interface, model.source)
     longer, warnings = read_longer(
         beyond,
@@ -146,7 +147,7 @@ def prepare(
         splits=data.splits,
         held_out=data.held_out,
         longer=longer,
-        warnings=(*data.warnings, *warnings),
+        warnings=(*data.warnings, *untouched, *warnings),
         dtype=compute_dtype(program),
         device=backend.device(),
     )

@@ -15,7 +15,10 @@ from hcompile.tuning_db.result import ResultKey
 from hcompile.tuning_db.store import TuningDB
 from hcompile.values import sha256_json
 
-_CODE = ("operator.py", "reference.py", "program.py", "patterns", "passes", "policy", "runtime", "codegen")
+_CODE = (
+    *("operator.py", "refit_operator.py", "linear_operator.py", "reference.py", "program.py"),
+    *("patterns", "passes", "policy", "runtime", "codegen"),
+)
 """What decides a quality measurement: a change in any of it makes old ones unfit."""
 
 

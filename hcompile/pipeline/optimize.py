@@ -12,6 +12,7 @@ from typing import Any
 from hcompile.artifact.write import write_artifact
 from hcompile.errors import EnvironmentFault
 from hcompile.frontend.load import ImportedModel
+from hcompile.passes.refit import insert_refit, refit_facts
 from hcompile.passes.select import select
 from hcompile.pipeline.asked import asked
 from hcompile.pipeline.attempts import ATTEMPTS, GIVEN
@@ -30,6 +31,7 @@ from hcompile.pipeline.tuning import tune_options
 from hcompile.plan import Plan
 from hcompile.policy.certificate import Certificate
 from hcompile.policy.documents import Document, data_digest
+from hcompile.policy.refit import Refit
 from hcompile.program import Program
 from hcompile.progress import Progress, quiet
 from hcompile.runtime.crossover import Crossover
@@ -48,6 +50,7 @@ class _Compiled:
     lowered: Lowered
     tables: Mapping[str, ScheduleTable]
     nodes: tuple[NodeTime, ...]
+    refit: Refit | None
 
 
 def optimize(
@@ -89,7 +92,7 @@ def optimize(
             with stages("compile"):
                 progress("compile", 0, None)
                 tables, nodes = kernels.tables(choice.plan), kernels.node_times(choice.plan, job.length)
-                compiled = _lower(job, choice.plan, tables, nodes)
+                compiled = _lower(job, choice.plan, tables, nodes, choice.refit)
             with stages("certify"):
                 certify = partial(_certify, job, compiled, attempt.confidence, memory, progress)
                 certificate = certify(job.splits.certify) if job.splits is not None and job.held_out else None
@@ -121,11 +124,17 @@ def optimize(
 
 
 def _lower(
-    job: Job, plan: Plan, tables: Mapping[str, ScheduleTable], nodes: tuple[NodeTime, ...]
+    job: Job,
+    plan: Plan,
+    tables: Mapping[str, ScheduleTable],
+    nodes: tuple[NodeTime, ...],
+    refit: Refit | None = None,
 ) -> _Compiled:
     program = select(job.program, plan)
+    if refit is not None:
+        program = insert_refit(program, refit.start, refit.weights(plan))
     lowered = Lowered.of(program, job.model.original, tables, job.request.backend, job.library)
-    return _Compiled(program, lowered, tables, nodes)
+    return _Compiled(program, lowered, tables, nodes, refit)
 
 
 def _failed(certificate: Certificate) -> str:
@@ -148,6 +157,7 @@ def _certify(
     domain = "" if job.splits is None else job.splits.domain
     key = {
         "plan": None if plan is None else plan.digest,
+        "refit": None if compiled.refit is None else compiled.refit.key(),
         "schedules": {name: table.to_json() for name, table in compiled.tables.items()},
         "goals": [goal.key() for goal in job.goals],
         "data": data_digest(documents),
@@ -192,7 +202,11 @@ def _write_artifact(
         "length_axis": job.axis,
         "crossover": crossover.to_json(),
         "certificate": None if certificate is None else certificate.to_json(),
-        "notes": {"budgets": list(job.request.budgets), "metric": job.request.metric},
+        "notes": {
+            "budgets": list(job.request.budgets),
+            "metric": job.request.metric,
+            "refit": refit_facts(compiled.program),
+        },
     }
     write_artifact(job.request.target, compiled.program, job.model.original, compiled.tables, facts)
 
@@ -239,4 +253,5 @@ def _report(
         kernels_measured=kernels_measured,
         warnings=job.warnings,
         run=asked(job),
+        refit=None if compiled is None else refit_facts(compiled.program),
     )

@@ -49,6 +49,8 @@ class OptimizeReport:
         crossover: JSON form of the measured crossover, None in a dry run.
         stages: seconds of each stage by name, in order.
         kernels_measured: candidates that were timed in this run; 0 when the database had everything.
+        refit: {"start", "projections"}: the sites whose output projection has a second weight for tokens that see more
+            than `start` keys; None where none has.
         warnings: one line each.
         run: what was asked, on what and when (`hcompile.pipeline.asked`), None in reports that do not say.
     """
@@ -69,6 +71,7 @@ class OptimizeReport:
     kernels_measured: int
     warnings: tuple[str, ...] = ()
     run: Mapping[str, Any] | None = None
+    refit: Mapping[str, Any] | None = None
 
     @property
     def why_dense(self) -> str:
@@ -99,6 +102,7 @@ class OptimizeReport:
             "kernels_measured": self.kernels_measured,
             "warnings": list(self.warnings),
             "run": self.run,
+            "refit": self.refit,
         }
 
     @classmethod

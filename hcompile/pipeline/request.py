@@ -29,6 +29,7 @@ class OptimizeRequest:
         keep_layers: layers whose attention stays as it is.
         families: of patterns to choose from; None for all that the target has kernels for.
         cost: what a plan is to have little of: measured "time" of its heads, or the (query, key) "pairs" they visit.
+        refit: fit the projections behind the attention to what a plan reads (`hcompile.policy.refit`).
         plan: a plan file to take as given.
         dry_run: write the plan as JSON and stop.
         trials: kernels measured for each workload, None for the default.
@@ -50,6 +51,7 @@ class OptimizeRequest:
     keep_layers: tuple[int, ...] = ()
     families: tuple[str, ...] | None = None
     cost: str = "time"
+    refit: bool = False
     plan: Path | None = None
     dry_run: bool = False
     trials: int | None = None

@@ -1,11 +1,11 @@
-"""Calibration data: a source becomes documents of one length, and three splits that share no document."""
+"""Calibration data: a source becomes documents of one length, and splits that share no document."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import accumulate, islice, pairwise
 
 import torch
 
@@ -21,11 +21,12 @@ _SEPARATOR = b"\n\n"
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Documents for each use."""
+    """Documents for each use; `fit` are those that projections are refitted to beside the profile's."""
 
     profile: int = 6
     repair: int = 24
     certify: int = 48
+    fit: int = 0
 
     def __post_init__(self) -> None:
         if min(self.profile, self.repair) < 1 or self.certify < LEAST_TO_CERTIFY:
@@ -35,16 +36,21 @@ class Counts:
 
     @property
     def total(self) -> int:
-        return self.profile + self.repair + self.certify
+        return self.profile + self.repair + self.certify + self.fit
 
     def within(self, available: int) -> Counts | None:
-        """Return counts of the same proportions that `available` documents suffice for, None when they are too few."""
+        """Return counts of the same proportions that `available` documents suffice for, None when they are too few.
+
+        Documents to fit to are the first to be done without.
+        """
         if available >= self.total:
             return self
         certify = max(LEAST_TO_CERTIFY, available * self.certify // self.total)
-        profile = max(_LEAST.profile, (available - certify) * self.profile // (self.profile + self.repair))
-        repair = available - certify - profile
-        return Counts(profile, repair, certify) if repair >= _LEAST.repair else None
+        profile = max(_LEAST.profile, (available - certify) * self.profile // (self.total - self.certify))
+        rest = available - certify - profile
+        fit = max(0, min(rest * self.fit // (self.repair + self.fit), rest - _LEAST.repair))
+        repair = rest - fit
+        return Counts(profile, repair, certify, fit) if repair >= _LEAST.repair else None
 
 
 _LEAST = Counts(profile=4, repair=12, certify=LEAST_TO_CERTIFY)
@@ -52,7 +58,7 @@ _LEAST = Counts(profile=4, repair=12, certify=LEAST_TO_CERTIFY)
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """Documents for profiling, repairing and certifying.
+    """Documents for profiling, repairing, certifying and fitting.
 
     Attributes:
         source: what profile and repair were taken from; `domain` is what certify was taken from.
@@ -63,11 +69,12 @@ class Splits:
     certify: tuple[Document, ...]
     source: str
     domain: str
+    fit: tuple[Document, ...] = ()
 
     @property
     def digest(self) -> str:
-        """The sha256 of what the choice of a plan rests on: the profile and repair documents."""
-        return data_digest((*self.profile, *self.repair))
+        """The sha256 of what the choice of a plan rests on: all documents but those that certify."""
+        return data_digest((*self.profile, *self.repair, *self.fit))
 
 
 def load_splits(
@@ -92,10 +99,10 @@ def load_splits(
         UsageError: the source is missing, does not fit the model, or holds too few documents of this length.
     """
     counts = Counts() if counts is None else counts
-    wanted = counts.total if verify is None else counts.profile + counts.repair
+    wanted = counts.total if verify is None else counts.total - counts.certify
     documents = gather(read_source(calib), interface, encode, length, wanted, seed)
     if verify is not None:
-        chosen = documents[: counts.profile + counts.repair]
+        chosen = documents
         seen = {document.digest for document in chosen}
         checked = gather(read_source(verify), interface, encode, length, counts.certify + len(seen), seed)
         fresh = tuple(document for document in checked if document.digest not in seen)[: counts.certify]
@@ -103,34 +110,35 @@ def load_splits(
             raise _too_few(verify, length, len(fresh), LEAST_TO_CERTIFY)
         if len(chosen) < _LEAST.profile + _LEAST.repair:
             raise _too_few(calib, length, len(chosen), _LEAST.profile + _LEAST.repair)
-        profile = max(_LEAST.profile, len(chosen) * counts.profile // (counts.profile + counts.repair))
-        return Splits(chosen[:profile], chosen[profile:], fresh, calib, verify)
+        all_counts = replace(counts, certify=LEAST_TO_CERTIFY).within(len(chosen) + LEAST_TO_CERTIFY)
+        assert all_counts is not None  # the least that there are were just seen to suffice
+        first, second = all_counts.profile, all_counts.profile + all_counts.repair
+        return Splits(chosen[:first], chosen[first:second], fresh, calib, verify, chosen[second:])
     fitting = counts.within(len(documents))
     if fitting is None:
         raise _too_few(calib, length, len(documents), _LEAST.total)
-    return Splits(*_apart(documents, fitting), calib, calib)
+    profile, repair, certify, fit = _apart(documents, fitting)
+    return Splits(profile, repair, certify, calib, calib, fit)
 
 
-def _apart(
-    documents: Sequence[Document], counts: Counts
-) -> tuple[tuple[Document, ...], tuple[Document, ...], tuple[Document, ...]]:
-    """Return documents for profile, repair and certify, all documents of one origin in the same split.
+def _apart(documents: Sequence[Document], counts: Counts) -> list[tuple[Document, ...]]:
+    """Return documents for profile, repair, certify and fit, all documents of one origin in the same split.
 
     Where there are too few origins for that, such as one long text, splits are neighbouring parts of the data.
     """
+    wanted = (counts.profile, counts.repair, counts.certify, counts.fit)
     groups = grouped(documents)
     if len(groups) < len(documents):
-        wanted = (counts.profile, counts.repair, counts.certify)
-        splits: tuple[list[Document], ...] = ([], [], [])
+        splits: tuple[list[Document], ...] = ([], [], [], [])
         for group in sorted(groups, key=len, reverse=True):
             lacks = [count - len(split) for count, split in zip(wanted, splits, strict=True)]
             splits[lacks.index(max(lacks))].extend(group[: max(lacks)])
-        profile, repair, certify = map(tuple, splits)
+        profile, repair, certify, _ = splits
         if len(profile) >= _LEAST.profile and len(repair) >= _LEAST.repair and len(certify) >= _LEAST.certify:
-            return profile, repair, certify
+            return [tuple(split) for split in splits]
         documents = [document for group in groups for document in group]
-    first, second = counts.profile, counts.profile + counts.repair
-    return tuple(documents[:first]), tuple(documents[first:second]), tuple(documents[second : counts.total])
+    ends = [*accumulate(wanted, initial=0)]
+    return [tuple(documents[first:last]) for first, last in pairwise(ends)]
 
 
 def sample_splits(flat_inputs: Sequence[torch.Tensor], interface: Interface, source: str) -> Splits:

@@ -56,6 +56,7 @@ class Models:
         kernel: computes the attention of a site with all heads under one pattern.
         interface: how the program is called.
         encode: how the model reads text, None for one that takes none.
+        refit: what `hybrid` runs plans with besides their patterns, in JSON types; None for nothing.
     """
 
     program: Program
@@ -64,6 +65,7 @@ class Models:
     kernel: Kernel
     interface: Interface
     encode: Encoder | None = None
+    refit: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +255,7 @@ class Keeper:
         keys = [
             {
                 "plan": plan.digest,
+                "refit": self._models.refit,
                 "metric": metric.source(),
                 "data": data_digest(documents),
                 "seed": self._seed,

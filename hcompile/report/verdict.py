@@ -76,6 +76,9 @@ def _asked(facts: Facts) -> Iterator[tuple[str, str]]:
         yield "kinds of patterns", ", ".join(run["families"])
     if run.get("cost", "time") != "time":
         yield "plans for few", run["cost"] + ": times that are predicted follow from them"
+    if report.refit:
+        projections = count(len(report.refit["projections"]), "output projection")
+        yield "refitted", f"{projections}, for tokens that see more than {report.refit['start']} keys"
     if run["keep_layers"]:
         yield "layers to keep", numbers(sorted(run["keep_layers"]))
     if run["plan"]:
