@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hcompile.budget import RESERVE
 from hcompile.cli.options import (
     Integers,
     as_json,
@@ -64,6 +65,12 @@ if TYPE_CHECKING:
     help="Longer documents to measure what was certified on; the certificate says whether it covers them.",
 )
 @click.option(
+    "--documents",
+    type=Integers(least=1),
+    metavar="P,R,C",
+    help="How many documents profile, repair and certify plans, where there are as many; 6,24,48 by default.",
+)
+@click.option(
     "--granularity",
     type=click.Choice(GRANULARITIES),
     default="head",
@@ -89,6 +96,13 @@ if TYPE_CHECKING:
     "--refit",
     is_flag=True,
     help="Fit the layer behind each attention to what is left of it: less loss for the same plan, and new weights.",
+)
+@click.option(
+    "--reserve",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=RESERVE,
+    show_default=True,
+    help="Share of each budget to leave alone, for text unlike the calibration's.",
 )
 @click.option(
     "--plan", type=click.Path(path_type=Path), help="Take the plan of this file instead of choosing one."

@@ -6,6 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+RESERVE = 0.1
+"""Share of a budget that the choice of a plan leaves alone unless told otherwise: text only like the calibration's may
+lose more (docs/adr/0007)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:

@@ -56,10 +56,12 @@ MENU = tuple(
     for sinks, windows in (
         (16, (64, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)),
         (64, (64, 128, 256, 512)),
+        (4, (16, 32, 64, 128)),
     )
     for window in windows
 )
-"""Twice as many windows lower the degradation at equal work by 1 %, both numbers of sinks by 4 % (measured on a trained
-byte-level model), and every wide window costs a profile a tenth of a dense pass."""
+"""Twice as many windows lower the degradation at equal work by 1 %, 16 and 64 sinks by 4 % (measured on a trained
+byte-level model), and every wide window costs a profile a tenth of a dense pass. Those with 4 sinks leave half a point
+less of the pairs where 93 % are removed; they cost next to nothing to profile, and hardly less time than 64 keys."""
 
 register_family(Local.family, lambda fields: Local(**fields), Local, MENU)

@@ -39,6 +39,7 @@ def asked(job: Job) -> dict[str, Any]:
         "families": None if request.families is None else list(request.families),
         "cost": request.cost,
         "refit": request.refit,
+        "reserve": request.reserve,
         "plan": None if request.plan is None else str(request.plan),
         "calib": request.calib,
         "verify": request.verify,

@@ -66,14 +66,15 @@ def read_splits(request: OptimizeRequest, model: ImportedModel, interface: Inter
         raise UsageError("--verify names data for the certificate alone: pass --calib for the choice too")
     if request.calib is not None:
         encode = text_encoder(model.program, interface, model.source)
-        fit = documents_for(length) - Counts().profile if request.refit else 0
+        counts = Counts() if request.documents is None else Counts(*request.documents)
+        fit = max(0, documents_for(length) - counts.profile) if request.refit else 0
         splits = load_splits(
             request.calib,
             interface,
             encode,
             length,
             verify=request.verify,
-            counts=Counts(fit=fit),
+            counts=replace(counts, fit=fit),
             seed=request.seed,
         )
         return Data(splits, held_out=True)
@@ -132,7 +133,7 @@ def choose(job: Job, share: float, kernels: PlanKernels, memory: Memory, progres
         job.splits,
         [replace(goal, limit=goal.limit * share) for goal in job.goals],
         _head_us(kernels, length, request.cost),
-        effort=Effort(time_limit_s=request.time_limit_s),
+        effort=Effort(time_limit_s=request.time_limit_s, reserve=request.reserve),
         memory=memory,
         seed=request.seed,
         progress=progress,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hcompile.budget import RESERVE
 from hcompile.errors import UsageError
 from hcompile.patterns import families
 
@@ -22,6 +23,7 @@ class OptimizeRequest:
         output: the artifact to write; None for the model's name with .hcm in the current folder.
         budget: `metric=limit`, or several, which must all hold.
         calib: where calibration text or inputs come from; None for the model's own sample inputs.
+        documents: how many are to profile, repair and certify with, where there are as many; None for 6, 24 and 48.
         verify: data for the certificate only; None takes a split of `calib`.
         lengths: sequence lengths to calibrate, tune and certify at; None chooses from the model.
         beyond: longer lengths, to measure the certified module at: statements, no conditions.
@@ -30,6 +32,8 @@ class OptimizeRequest:
         families: of patterns to choose from; None for all that the target has kernels for.
         cost: what a plan is to have little of: measured "time" of its heads, or the (query, key) "pairs" they visit.
         refit: fit the projections behind the attention to what a plan reads (`hcompile.policy.refit`).
+        reserve: the share of each budget that the choice of a plan leaves alone, for text unlike the calibration's; the
+            certificate is held against the whole budget.
         plan: a plan file to take as given.
         dry_run: write the plan as JSON and stop.
         trials: kernels measured for each workload, None for the default.
@@ -45,6 +49,7 @@ class OptimizeRequest:
     budget: str | Sequence[str] = "kl=0.003"
     calib: str | None = None
     verify: str | None = None
+    documents: tuple[int, ...] | None = None
     lengths: tuple[int, ...] | None = None
     beyond: tuple[int, ...] = ()
     granularity: str = "head"
@@ -52,6 +57,7 @@ class OptimizeRequest:
     families: tuple[str, ...] | None = None
     cost: str = "time"
     refit: bool = False
+    reserve: float = RESERVE
     plan: Path | None = None
     dry_run: bool = False
     trials: int | None = None
@@ -72,6 +78,14 @@ class OptimizeRequest:
         unknown = set(self.families or ()) - set(families())
         if unknown or self.families == ():
             raise UsageError(f"families {sorted(unknown)} are not among {', '.join(families())}")
+        if self.documents is not None and len(self.documents) != 3:
+            raise UsageError(
+                f"documents {self.documents}: give three numbers, to profile, repair and certify with"
+            )
+        if not 0 <= self.reserve < 1:
+            raise UsageError(
+                f"a reserve of {self.reserve} is no share of a budget: give one from 0 to below 1"
+            )
         if self.lengths is not None and (not self.lengths or min(self.lengths) < 1):
             raise UsageError(f"lengths {self.lengths} are no positive numbers")
         if min(self.beyond, default=1) < 1:

@@ -31,7 +31,8 @@ class Counts:
     def __post_init__(self) -> None:
         if min(self.profile, self.repair) < 1 or self.certify < LEAST_TO_CERTIFY:
             raise UsageError(
-                f"{self} cannot be: profile and repair take at least 1 document, certify at least {LEAST_TO_CERTIFY}"
+                f"documents {self.profile},{self.repair},{self.certify}: profile and repair take at least 1 document, "
+                f"certify at least {LEAST_TO_CERTIFY}"
             )
 
     @property

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from hcompile.budget import RESERVE
 from hcompile.plan import Plan
 from hcompile.policy.allocate import allocate
 from hcompile.policy.log import Trial
@@ -29,9 +30,6 @@ from hcompile.policy.units import Unit, plan_of
 
 CONFIDENCE = 0.95
 """Of the likely bound: at least nine certificates in ten hold where the documents come from one population."""
-
-RESERVE = 0.1
-"""Share of the budget that repair leaves alone: text only like the calibration's may lose more (docs/adr/0007)."""
 
 _STRENGTHENING = 1.8
 """Measured over predicted degradation of first plans; only a starting point."""
@@ -59,15 +57,17 @@ class Measure(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """When repair stops.
+    """How far repair goes.
 
     Attributes:
         trials: plans measured at most.
         time_limit_s: no measurement but the first starts later than this, None for no limit.
+        reserve: the share of each limit that is left alone.
     """
 
     trials: int = 6
     time_limit_s: float | None = None
+    reserve: float = RESERVE
 
     def __post_init__(self) -> None:
         if self.trials < 1 or (self.time_limit_s is not None and self.time_limit_s < 0):
@@ -91,7 +91,7 @@ class Repair:
         seed: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare a search within `RESERVE` of the limits.
+        """Prepare a search within the limits, less the reserve of each.
 
         Args:
             latency_us: by unit and option.
@@ -103,7 +103,7 @@ class Repair:
         self.trials: list[Trial] = []
         self._units = units
         self._latency_us = latency_us
-        self._limits = [limit * (1 - RESERVE) for limit in limits]
+        self._limits = [limit * (1 - effort.reserve) for limit in limits]
         self._limit = self._limits[scored]
         self._statistics = statistics
         self._measure = measure

@@ -18,6 +18,7 @@ import hcompile
 from hcompile.artifact.load import open_artifact
 from hcompile.errors import UsageError
 from hcompile.frontend.load import ImportedModel
+from hcompile.passes.select import select
 from hcompile.patterns import Dense, Local
 from hcompile.pipeline.attempts import Attempt
 from hcompile.pipeline.optimize import optimize
@@ -143,6 +144,38 @@ def test_a_dry_run_writes_a_plan_that_can_be_given(
     given = optimize(replace(request_of, plan=plan), model=model)
     assert given.plan == mine and given.outcome == "hybrid"
     assert hcompile.load(given.output).plan == mine
+
+
+@pytest.mark.usefixtures("first")
+def test_a_refitted_artifact_is_certified_as_it_runs_and_keeps_the_dense_model(
+    request_of: OptimizeRequest, model: ImportedModel, reader: Reader
+) -> None:
+    report = optimize(replace(request_of, refit=True), model=model)
+    (site,) = report.sites
+    assert report.outcome == "hybrid"
+    assert report.refit == {"start": LENGTH // 8, "projections": [site.name]}
+    assert report.run is not None and report.run["documents"]["refit"] > report.run["documents"]["profile"]
+    opened = open_artifact(report.output)
+    assert opened.manifest.notes["refit"] == report.refit
+    ids = torch.randint(256, (2, LENGTH), generator=torch.Generator().manual_seed(1))
+    dense = opened.lowered.dense(ids)[0]
+    with torch.no_grad():
+        torch.testing.assert_close(dense, reader(ids), rtol=1e-4, atol=1e-5)
+    plain = select(model.program, report.plan)
+    short = ids[:, : LENGTH // 8]
+    torch.testing.assert_close(opened.lowered.hybrid(short), plain.run(short), rtol=1e-4, atol=1e-5)
+    long = opened.lowered.hybrid(ids)[0][:, LENGTH // 8 :] - plain.run(ids)[0][:, LENGTH // 8 :]
+    assert float(long.abs().max()) > 1e-4
+    again = verify(VerifyRequest(Path(report.output), str(request_of.calib)))
+    assert again.measured.holds
+
+
+def test_a_refit_wants_documents(request_of: OptimizeRequest, model: ImportedModel, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps(Plan.dense(model.program.sites).to_json()))
+    bare = replace(model, sample_inputs=())
+    with pytest.raises(UsageError, match="--refit fits weights to documents: pass --calib"):
+        optimize(replace(request_of, refit=True, calib=None, plan=plan), model=bare)
 
 
 @pytest.mark.usefixtures("first")

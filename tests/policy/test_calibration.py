@@ -65,14 +65,15 @@ def test_copies_of_one_text_count_once(tmp_path: Path) -> None:
     assert len(digests(splits)) == len(set(digests(splits))) == 50
 
 
-@given(st.integers(0, 300))
-def test_fewer_documents_keep_enough_to_certify(available: int) -> None:
-    counts = Counts().within(available)
+@given(st.integers(0, 300), st.integers(0, 60))
+def test_fewer_documents_keep_enough_to_certify(available: int, fit: int) -> None:
+    counts = Counts(fit=fit).within(available)
     if counts is None:
         assert available < 4 + 12 + LEAST_TO_CERTIFY
     else:
         assert counts.total <= max(available, 0)
         assert counts.certify >= LEAST_TO_CERTIFY and counts.repair >= 12 and counts.profile >= 4
+        assert 0 <= counts.fit <= fit
 
 
 def test_too_little_text_says_how_much_is_needed(tmp_path: Path) -> None:
@@ -93,6 +94,20 @@ def test_verify_names_the_data_of_the_certificate_alone(tmp_path: Path) -> None:
     assert len(splits.certify) == 48 and len(splits.repair) + len(splits.profile) == 30
     assert all(bytes(d.tensors["input_ids"].tolist()).startswith(b"v ") for d in splits.certify)
     assert (splits.source, splits.domain) == (calib, verify)
+
+
+@pytest.mark.parametrize(("texts", "fit"), [(200, 18), (80, 15), (48, 0)])
+def test_documents_to_fit_to_serve_for_nothing_else(tmp_path: Path, texts: int, fit: int) -> None:
+    source = write_texts(tmp_path / "c", texts, 40)
+    splits = load_splits(source, text_interface(), BYTES, 32, counts=Counts(fit=18))
+    used = [*digests(splits), *(document.digest for document in splits.fit)]
+    assert len(splits.fit) == fit and len(set(used)) == len(used) == min(texts, Counts(fit=18).total)
+
+
+def test_documents_to_fit_to_come_from_the_calibration_beside_data_of_the_certificate(tmp_path: Path) -> None:
+    calib, verify = write_texts(tmp_path / "c", 200, 40), write_texts(tmp_path / "v", 64, 40)
+    splits = load_splits(calib, text_interface(), BYTES, 32, verify=verify, counts=Counts(fit=18))
+    assert (len(splits.profile), len(splits.repair), len(splits.certify), len(splits.fit)) == (6, 24, 48, 18)
 
 
 def test_a_document_of_the_calibration_never_certifies(tmp_path: Path) -> None:

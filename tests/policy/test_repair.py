@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hcompile.budget import RESERVE
 from hcompile.plan import Plan
 from hcompile.policy.metrics.score import DocumentScore
 from hcompile.policy.profile import Scores
-from hcompile.policy.repair import RESERVE, Effort, Repair
+from hcompile.policy.repair import Effort, Repair
 from hcompile.policy.statistics import MEAN
 from hcompile.policy.units import Unit, units_of
 from hcompile.site import Site
@@ -107,6 +108,15 @@ def test_the_accepted_plan_holds_and_uses_the_budget_up() -> None:
     assert 0.9 * (1 - RESERVE) * LIMIT <= best.likely_bound[0] <= (1 - RESERVE) * LIMIT
     assert best.latency_us == min(trial.latency_us for trial in repair.trials if trial.accepted)
     assert len(world.expanded) == 1 and len(repair.trials) <= 6
+
+
+def test_whoever_keeps_nothing_back_comes_nearer_to_the_limit() -> None:
+    usual, bold = (
+        repair_of(world, effort=effort).run(world.scores(), world.expand)
+        for world, effort in ((World(), Effort()), (World(), Effort(reserve=0.0)))
+    )
+    assert usual is not None and bold is not None
+    assert (1 - RESERVE) * LIMIT < bold.likely_bound[0] <= LIMIT and bold.latency_us < usual.latency_us
 
 
 def test_no_plan_is_measured_twice() -> None:
