@@ -10,7 +10,7 @@ import click
 
 from hcompile.cli.options import as_json, dtype, factory, trust
 from hcompile.cli.render import print_json, print_table
-from hcompile.cli.tables import print_certificate, print_crossover, print_left, print_plan
+from hcompile.cli.tables import print_certificate, print_crossover, print_left, print_plan, refit_line
 from hcompile.policy.certificate import Certificate
 
 if TYPE_CHECKING:
@@ -70,6 +70,9 @@ def _show_artifact(report: InspectReport, manifest: Mapping[str, Any], schedules
     click.echo(f"made with {versions}; tuned on {device}")
     print_plan(report.plan, report.sites)
     print_left(report.left)
+    refit = manifest["notes"].get("refit")
+    if refit:
+        click.echo(refit_line(refit))
     if manifest["certificate"] is not None:
         print_certificate(Certificate.from_json(dict(manifest["certificate"])))
     print_crossover(manifest["crossover"])

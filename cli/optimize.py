@@ -26,7 +26,14 @@ from hcompile.cli.options import (
 )
 from hcompile.cli.render import print_json, progress, remark
 from hcompile.cli.report import save_page
-from hcompile.cli.tables import print_certificate, print_crossover, print_left, print_plan, print_work
+from hcompile.cli.tables import (
+    print_certificate,
+    print_crossover,
+    print_left,
+    print_plan,
+    print_work,
+    refit_line,
+)
 from hcompile.codegen.registry import TARGETS
 from hcompile.errors import BudgetError
 from hcompile.pipeline.request import COSTS, GRANULARITIES, OptimizeRequest
@@ -161,10 +168,7 @@ def _show(report: OptimizeReport) -> None:
     for length, share in sorted(report.removed.items()):
         click.echo(f"{share:.1%} of the dense pairs removed at {length} tokens")
     if report.refit is not None:
-        click.echo(
-            f"{len(report.refit['projections'])} output projections refitted, for tokens that see more than "
-            f"{report.refit['start']} keys"
-        )
+        click.echo(refit_line(report.refit))
     if report.certificate is not None:
         print_certificate(Certificate.from_json(dict(report.certificate)))
     if report.crossover is not None:

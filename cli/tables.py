@@ -36,6 +36,12 @@ def print_left(left: Iterable[LeftDense]) -> None:
         click.echo(f"left as it is: {attention.name}: {attention.reason}")
 
 
+def refit_line(refit: Mapping[str, Any]) -> str:
+    """Return what was refitted as a line; `refit` as in `OptimizeReport.refit`."""
+    layers = len(refit["projections"])
+    return f"{layers} output projections refitted, for tokens that see more than {refit['start']} keys"
+
+
 def print_certificate(certificate: Certificate) -> None:
     """Print what a certificate claims, what it says of longer documents, and up to which length it speaks."""
     print_measured(certificate)

@@ -65,6 +65,25 @@ def test_tuning_neither_or_both(run: Run, arguments: tuple[str, ...]) -> None:
     assert run("tune", *arguments) == (2, "tune wants one thing to tune: an artifact, or --workload")
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--documents", "6,24", "documents (6, 24): give three numbers, to profile, repair and certify with"),
+        (
+            "--documents",
+            "6,24,8",
+            "documents 6,24,8: profile and repair take at least 1 document, certify at least 32",
+        ),
+        ("--documents", "6,24,0", "Invalid value for '--documents': 0 is below 1."),
+        ("--reserve", "1", "Invalid value for '--reserve': 1.0 is not in the range 0<=x<1."),
+    ],
+)
+def test_documents_and_reserves_that_cannot_be(
+    run: Run, model: Path, option: str, value: str, told: str
+) -> None:
+    assert run("optimize", model, "--calib", "stdlib", "--lengths", "64", option, value) == (2, told)
+
+
 def test_a_workload_of_another_form(run: Run) -> None:
     code, message = run("tune", "--workload", "float32 2 heads")
     assert code == 2 and message.startswith("--workload 'float32 2 heads': wanted a workload such as")
