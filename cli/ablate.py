@@ -22,8 +22,10 @@ from hcompile.cli.options import (
     trust,
 )
 from hcompile.cli.render import print_json, print_table, progress, remark
+from hcompile.cli.report import save_page
 from hcompile.codegen.registry import TARGETS
 from hcompile.errors import BudgetError
+from hcompile.report.place import check_place
 
 if TYPE_CHECKING:
     from hcompile.pipeline.ablation import Ablation, Point, Sensitivity, Verdict
@@ -59,6 +61,13 @@ _NAMED = 3
     show_default=True,
     help="Plans of each curve, equal factors of what is left apart.",
 )
+@click.option(
+    "--report",
+    "page",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also write the curves as one HTML page.",
+)
 @target
 @click.option(
     "--time-limit", "time_limit_s", type=Duration(), help="Measure no plan after this time, such as 20m."
@@ -69,7 +78,7 @@ _NAMED = 3
 @seed
 @database
 @as_json
-def ablate(as_json: bool, target: str, **fields: Any) -> None:
+def ablate(as_json: bool, target: str, page: Path | None, **fields: Any) -> None:
     """Measure how MODEL's quality falls as its attention is removed.
 
     Each plan is measured as a whole, on documents that its choice has not seen, beside controls that leave as many
@@ -80,6 +89,9 @@ def ablate(as_json: bool, target: str, **fields: Any) -> None:
     from hcompile.pipeline.ablate import ablate as run
 
     request = AblateRequest(**fields, backend=TARGETS[target])
+    if page is not None:
+        for other in (request.target(".csv"), request.target(".json")):
+            check_place(page, other)
     with progress() as report_progress:
         found = run(request, report_progress)
     for warning in found.warnings:
@@ -89,6 +101,8 @@ def ablate(as_json: bool, target: str, **fields: Any) -> None:
     else:
         _show(found)
         click.echo(f"wrote {request.target('.csv')} and {request.target('.json')}")
+    if page is not None:
+        save_page(page, found)
     if found.budget and found.points and not any(verdict.held for verdict in found.verdicts()):
         raise BudgetError(
             f"budget {found.budget}: no measured plan holds it at {' or '.join(map(str, found.lengths))} tokens; allow "

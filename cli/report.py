@@ -14,6 +14,7 @@ from hcompile.errors import UsageError
 from hcompile.report.place import check_place, write_page
 
 if TYPE_CHECKING:
+    from hcompile.pipeline.ablation import Ablation
     from hcompile.pipeline.report import OptimizeReport
 
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="The HTML file to write."
 )
 def report(saved: Path, output: Path) -> None:
-    """Write the page of a run from JSON, what `hcompile optimize --json` printed."""
+    """Write the page of a run from JSON: what `hcompile optimize --json` printed, or `hcompile ablate` wrote."""
     check_place(output, saved)
     found = _read(saved)
     try:
@@ -32,20 +33,27 @@ def report(saved: Path, output: Path) -> None:
         raise _no_report(saved, error) from error
 
 
-def save_page(path: Path, report: OptimizeReport) -> None:
+def save_page(path: Path, found: OptimizeReport | Ablation) -> None:
     """Write the page of a run. Raises: EnvironmentFault when it cannot be written."""
+    from hcompile.pipeline.ablation import Ablation
+    from hcompile.report.ablation_page import ablation_page
     from hcompile.report.optimize_page import optimize_page
     from hcompile.report.page import render
 
-    write_page(path, render(optimize_page(report, date.today().isoformat())))
+    today = date.today().isoformat()
+    page = ablation_page(found, today) if isinstance(found, Ablation) else optimize_page(found, today)
+    write_page(path, render(page))
     remark(f"wrote {path}")
 
 
-def _read(path: Path) -> OptimizeReport:
+def _read(path: Path) -> OptimizeReport | Ablation:
+    from hcompile.pipeline.ablation import Ablation
     from hcompile.pipeline.report import OptimizeReport
 
     try:
-        return OptimizeReport.from_json(json.loads(path.read_bytes()))
+        value = json.loads(path.read_bytes())
+        read = Ablation if isinstance(value, dict) and "sensitivities" in value else OptimizeReport
+        return read.from_json(value)
     except OSError as error:
         raise UsageError(f"{path}: the report cannot be read ({error.strerror})") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -54,4 +62,4 @@ def _read(path: Path) -> OptimizeReport:
 
 def _no_report(path: Path, error: Exception) -> UsageError:
     told = f"{type(error).__name__}: {error}"
-    return UsageError(f"{path}: is no report of `hcompile optimize --json` ({told})")
+    return UsageError(f"{path}: is no report of `hcompile optimize --json` or `hcompile ablate` ({told})")

@@ -11,45 +11,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hcompile.cli.main import main
-from hcompile.patterns import Local
 from hcompile.pipeline.ablate import AblateRequest
-from hcompile.pipeline.ablation import MAIN, Ablation, Point, Sensitivity
-from hcompile.plan import Plan
-from hcompile.site import Site
-
-SITE = Site("layer0", 0, 2, 1, 64, 0.125, causal=True)
-
-
-def point(curve: str, target: float, left: float, estimate: float) -> Point:
-    plan = Plan.of({"layer0": (Local(64), Local(64))})
-    family = "" if curve == MAIN else "local"
-    return Point(curve, family, 1024, target, left, estimate, estimate / 2, estimate * 1.5, 24, plan)
-
-
-FOUND = Ablation(
-    model="m",
-    metric="kl",
-    unit="nats a token",
-    budget="",
-    limits=(0.003, 0.01, 0.03),
-    confidence=0.95,
-    source="texts",
-    dtype="float32",
-    device="cpu",
-    seed=0,
-    sites=(SITE,),
-    lengths=(1024,),
-    data_sha256=("0" * 64,),
-    dense_pairs=(1049600,),
-    points=(
-        point(MAIN, 0.75, 0.748, 0.001),
-        point(MAIN, 0.5, 0.499, 0.004),
-        point(MAIN, 0.25, 0.25, 0.015),
-        point("heads", 0.75, 0.7, 0.0123),
-        point("uniform", 0.5, 0.498, 0.02),
-    ),
-    sensitivities=(Sensitivity(1024, "local", ("local 64+16",), ((0.0002, 0.0314),), (0.04,)),),
-)
+from hcompile.pipeline.ablation import Ablation
+from tests.report.ablations import FOUND
 
 
 def ablated(
@@ -86,6 +50,23 @@ def test_one_row_a_target_and_a_sentence(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_json_is_the_one_form(monkeypatch: pytest.MonkeyPatch) -> None:
     result, _ = ablated(monkeypatch, FOUND, "--json")
     assert Ablation.from_json(json.loads(result.stdout)) == FOUND
+
+
+def test_the_page_is_written_beside_the_curves_and_again_from_their_json(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    page, again, saved = (tmp_path / name for name in ("page.html", "again.html", "out.json"))
+    result, _ = ablated(monkeypatch, FOUND, "--report", str(page), "-o", str(tmp_path / "out"))
+    assert result.exit_code == 0 and f"wrote {page}" in result.stderr
+    saved.write_text(json.dumps(FOUND.to_json()))
+    assert CliRunner().invoke(main, ["report", str(saved), "-o", str(again)]).exit_code == 0
+    assert page.read_text() == again.read_text() and "hcompile ablate: m" in page.read_text()
+
+
+def test_a_page_that_would_lie_on_the_curves_is_refused_before_the_work(tmp_path: Path) -> None:
+    prefix = tmp_path / "out"
+    result = CliRunner().invoke(main, ["ablate", "m", "-o", str(prefix), "--report", f"{prefix}.csv"])
+    assert result.exit_code == 2 and "would lie where" in result.stderr
 
 
 @pytest.mark.parametrize(("limit", "code"), [(0.0001, 3), (0.003, 0)])

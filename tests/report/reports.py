@@ -151,6 +151,7 @@ def hybrid(**changes: Any) -> dict[str, Any]:
         "kernels_measured": 42,
         "warnings": [],
         "run": RUN,
+        "refit": None,
     }
     return value | changes
 
