@@ -195,7 +195,7 @@ def test_a_second_budget_of_zero_is_named_before_anything_runs() -> None:
 
 def test_documents_too_short_for_any_window_give_the_dense_plan() -> None:
     runner = Counted(tiny_text())
-    rows = tuple(Document(str(i), {"input_ids": torch.arange(60) + i}) for i in range(2))
+    rows = tuple(Document(str(i), {"input_ids": torch.arange(16) + i}) for i in range(2))
     result = choose_plan(
         runner.models(),
         units_of(runner.program.sites, LENGTH),
@@ -203,7 +203,7 @@ def test_documents_too_short_for_any_window_give_the_dense_plan() -> None:
         goals(kl=0.05),
         pairs_us,
     )
-    assert not result.holds and "60 tokens are too short" in result.why_dense and runner.calls == 0
+    assert not result.holds and "16 tokens are too short" in result.why_dense and runner.calls == 0
 
 
 def test_one_sample_document_is_enough_for_a_plan() -> None:

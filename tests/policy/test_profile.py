@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hcompile.operator import Kernel
+from hcompile.patterns import Local
 from hcompile.plan import Plan
 from hcompile.policy.batches import make_batch
 from hcompile.policy.documents import Document
@@ -65,8 +66,7 @@ def test_scores_around_the_dense_plan_are_single_head_degradations(
     scores = expansion(program, Plan.dense(program.sites), units, surrogate)
     assert scores.base == 0 and all(value == 0 for row in scores.slope for value in row)
     assert all(row[0] < 1e-9 for row in scores.curvature)
-    last = len(units[0].options) - 1
-    for option in (1, last):
+    for option in map(units[0].options.index, (Local(64, 16), Local(16, 4))):
         for unit in (0, 6):
             choice = [option if index == unit else 0 for index in range(len(units))]
             truth = measured(program, plan_of(units, choice), metric)

@@ -18,6 +18,7 @@ LENGTH = 1024
 SITES = tuple(Site(f"layer.{i}", i, 4, 2, 64, 0.125, causal=True) for i in range(6))
 SLIDING = Site("sliding", 6, 4, 2, 64, 0.125, causal=True, window=300)
 REMOVAL = Removal.of(SITES, LENGTH, ["local"])
+NARROWEST = Local(16, 4)
 COST = [
     [0.0 if not option else 1e-6 * (1 + index) ** 3 / option for option in range(len(unit.options))]
     for index, unit in enumerate(REMOVAL.heads)
@@ -26,7 +27,7 @@ COST = [
 
 def test_targets_fall_by_one_factor_to_the_least() -> None:
     targets = REMOVAL.targets(4)
-    least = Local(64, 16).visited_pairs(LENGTH, LENGTH, causal=True) / (LENGTH * (LENGTH + 1) // 2)
+    least = NARROWEST.visited_pairs(LENGTH, LENGTH, causal=True) / (LENGTH * (LENGTH + 1) // 2)
     assert targets[-1] == pytest.approx(least)
     factors = [after / before for before, after in zip((1.0, *targets), targets, strict=False)]
     assert factors == pytest.approx([least**0.25] * 4)
@@ -54,8 +55,8 @@ def test_heads_go_in_the_order_of_their_loss() -> None:
     plan = REMOVAL.ranked(REMOVAL.heads, COST, 0.5, "local")
     assert plan is not None
     flat = [pattern for _, heads in plan.choices for pattern in heads]
-    narrow = flat.count(Local(64, 16))
-    assert flat == [Local(64, 16)] * narrow + [Dense()] * (24 - narrow) and 0 < narrow < 24
+    narrow = flat.count(NARROWEST)
+    assert flat == [NARROWEST] * narrow + [Dense()] * (24 - narrow) and 0 < narrow < 24
 
 
 def test_interleaving_keeps_every_nth_layer() -> None:

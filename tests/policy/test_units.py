@@ -40,7 +40,9 @@ def test_a_menu_holds_a_dozen_patterns_that_remove_something() -> None:
     assert len(menu(SITES[0], 8192)) > 12
     assert menu(SITES[0], 256, ["local"]) == (
         Dense(),
-        *(Local(w, s) for s, w in ((16, 64), (16, 128), (16, 192), (64, 64), (64, 128))),
+        *(Local(w, 16) for w in (64, 128, 192)),
+        *(Local(w, 64) for w in (64, 128)),
+        *(Local(w, 4) for w in (16, 32, 64, 128)),
     )
 
 
@@ -59,7 +61,7 @@ def test_measured_units_carry_what_their_options_read() -> None:
 def test_a_sliding_window_is_only_narrowed() -> None:
     plan = plan_of(units_of((SLIDING,), 8192), [len(menu(SLIDING, 8192)) - 1] * 6)
     plan.check((SLIDING,))
-    assert menu(SLIDING, 8192) == (Local(512, 0), *(Local(w, 0) for w in (64, 128, 192, 256, 384)))
+    assert menu(SLIDING, 8192) == (Local(512, 0), *(Local(w, 0) for w in (16, 32, 64, 128, 192, 256, 384)))
 
 
 def test_kept_layers_have_no_choice() -> None:
@@ -73,7 +75,7 @@ def test_kept_layers_have_no_choice() -> None:
         ({"granularity": "token"}, "granularity 'token'"),
         ({"keep_layers": {7}}, r"keep-layers \[7\]"),
         ({"keep_layers": {0, 1, 2}}, "keeps every layer"),
-        ({"length": 64}, "no head can see less at 64 tokens"),
+        ({"length": 16}, "no head can see less at 16 tokens"),
     ],
 )
 def test_settings_that_leave_nothing_are_refused(settings: dict[str, object], complaint: str) -> None:
