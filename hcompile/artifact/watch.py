@@ -49,6 +49,10 @@ def _claim(path: str | Path, manifest: Manifest, options: ShadowOptions) -> tupl
         except ValueError as error:
             raise UsageError(f"shadow: {error}") from error
         metric = metric_of(budget.metric, options.metric)
+        if metric.own_documents:
+            raise UsageError(
+                f"shadow: {metric.label()} is measured on documents made for it, which calls are not: watch kl=0.003"
+            )
         return metric, metric.limit(budget.limit)
     if manifest.certificate is None:
         raise UsageError(
@@ -61,7 +65,7 @@ def _claim(path: str | Path, manifest: Manifest, options: ShadowOptions) -> tupl
         if foreign and options.metric != claim.metric:
             continue  # An artifact must not choose code to run.
         metric = metric_of(claim.metric.rpartition(":")[2], claim.metric if foreign else None)
-        # A call is no sample of a tail, and has no planted pairs.
+        # A call is no sample of a tail, and none of the documents that other metrics make.
         if metric.statistic is MEAN:
             return metric, claim.limit
     names = ", ".join(shown(claim.metric) for claim in claims)

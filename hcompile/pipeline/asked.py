@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 def asked(job: Job) -> dict[str, Any]:
     """Return a JSON object.
 
-    `documents` has how many there were by what they were used for ("profile", "repair",
-    "certify", "refit"), None where there
-    were none; `rounds` the least and the most calls that a time of the crossover is the median of; `date` is the
+    `documents` has how many there were by what they were used for ("profile", "repair", "certify", "refit"), None where
+    there were none; `rounds` the least and the most calls that a time of the crossover is the median of; `date` is the
     machine's own, ISO 8601.
     """
     request, splits = job.request, job.splits

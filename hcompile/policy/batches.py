@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,11 +53,12 @@ def batches(documents: Sequence[Document], interface: Interface) -> Iterator[Bat
 
     With a padding mask, every second row of every fourth batch is cut to a length of its own and padded on the left.
     """
-    for index, run in enumerate(_runs(documents, interface.fixed_rows or ROWS)):
+    for index, run in enumerate(runs(documents, interface.fixed_rows or ROWS)):
         yield make_batch(run, interface, padded=index % _PADDED_EVERY == 0)
 
 
-def _runs(documents: Sequence[Document], rows: int) -> Iterator[list[Document]]:
+def runs(documents: Iterable[Document], rows: int) -> Iterator[list[Document]]:
+    """Yield neighbours of equal shapes, at most `rows` of them at once."""
     run: list[Document] = []
     for document in documents:
         if run and (len(run) == rows or _shapes(document) != _shapes(run[0])):
@@ -117,6 +118,13 @@ def batch_of_call(inputs: Sequence[torch.Tensor], rows: int, interface: Interfac
         documents=(Document(name, {}),) * rows,
         length=interface.length_of({name: value[0] for name, value in named.items() if value.dim()}) or 1,
     )
+
+
+def valid_places(document: Document, interface: Interface) -> torch.Tensor:
+    """Return where a document of tokens holds text and no padding of its author's, int64 `[valid tokens]`."""
+    tokens = document.tensors[interface.tokens_input]
+    mask = None if interface.mask is None else document.tensors.get(interface.inputs[interface.mask].name)
+    return torch.arange(len(tokens)) if mask is None else (mask != 0).nonzero().flatten()
 
 
 def _pad(length: int, row: int, document: Document) -> int:

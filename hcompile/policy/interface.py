@@ -69,6 +69,12 @@ class Interface:
             )
         return self.inputs[self.tokens].name
 
+    @property
+    def tokens_input(self) -> str:
+        """The name of the token input, whatever else the model takes; only for models that take tokens."""
+        assert self.tokens is not None
+        return self.inputs[self.tokens].name
+
     def length_of(self, row: Mapping[str, torch.Tensor]) -> int | None:
         """Return the length of one row of inputs: its tokens, its size on `axis`, or the fixed one; None where nothing
         says it."""

@@ -10,9 +10,10 @@ import torch
 from hcompile.policy.batches import Batch, batches
 from hcompile.policy.documents import Document
 from hcompile.policy.interface import Interface
-from hcompile.policy.metrics.base import Metric
+from hcompile.policy.metrics.base import Metric, Write
 from hcompile.policy.metrics.score import DocumentScore
 from hcompile.policy.text import Encoder
+from hcompile.policy.writing import Writer
 from hcompile.progress import Progress, quiet
 
 Call = Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
@@ -51,6 +52,7 @@ class Comparison:
 
     Attributes:
         encode, seed: what metrics make documents of their own with (`Metric.documents`).
+        write: the dense model's, where more than one comparison shares what it has written.
     """
 
     dense: Call
@@ -60,6 +62,7 @@ class Comparison:
     encode: Encoder | None = None
     seed: int = 0
     progress: Progress = quiet
+    write: Write | None = None
 
     def measured(
         self, documents: Sequence[Document], stage: str
@@ -91,8 +94,9 @@ class Comparison:
     def _passes(self, documents: Sequence[Document]) -> list[tuple[Sequence[Document], set[int]]]:
         """Return what the models are run on, and the metrics that each of it is for."""
         passes: list[tuple[Sequence[Document], set[int]]] = []
+        write = self.write or Writer(self.dense, self.interface, self.progress)
         for index, metric in enumerate(self.metrics):
-            wanted = metric.documents(documents, self.interface, self.encode, self.seed)
+            wanted = metric.documents(documents, self.interface, self.encode, self.seed, write)
             known = next((asked for measured, asked in passes if measured is wanted), None)
             if known is None:
                 passes.append((wanted, {index}))

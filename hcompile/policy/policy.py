@@ -31,6 +31,7 @@ from hcompile.policy.statistics import by_origin, independent
 from hcompile.policy.surrogate import Direction, Likelihood
 from hcompile.policy.text import Encoder
 from hcompile.policy.units import Unit, measured, narrowed
+from hcompile.policy.writing import Writer
 from hcompile.program import Program
 from hcompile.progress import Progress, quiet
 from hcompile.site import Site
@@ -218,6 +219,8 @@ class Keeper:
         scored = self._metrics[scored_by(goals)]
         self._surrogate = Likelihood() if scored.needs_logits else Direction()
         self._dense = Remembered(models.dense)
+        # The passes that write are not asked for again: only what was written is kept.
+        self._write = Writer(models.dense, models.interface, progress)
         self._options = sha256_json(
             [[unit.site.name, unit.heads, [option.to_json() for option in unit.options]] for unit in units]
         )
@@ -276,6 +279,7 @@ class Keeper:
                 encode=self._models.encode,
                 seed=self._seed,
                 progress=self._progress,
+                write=self._write,
             )
             for index, found in zip(wanted, comparison.scores(documents, "repair"), strict=True):
                 self._memory.keep("policy.repair", keys[index], [score.to_json() for score in found])

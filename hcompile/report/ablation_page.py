@@ -43,8 +43,8 @@ def _verdict(found: Ablation) -> str:
 
 def _asked(found: Ablation) -> Section:
     rows = tuple(_facts(found))
-    lines = [(Table(("asked", "for"), rows),)]
-    return Section("asked", "What was measured", (*lines, *(((Text(line),)) for line in found.warnings)))
+    warnings = ((Text(line),) for line in found.warnings)
+    return Section("asked", "What was measured", ((Table(("asked", "for"), rows),), *warnings))
 
 
 def _facts(found: Ablation) -> Iterator[tuple[str, str]]:

@@ -30,7 +30,6 @@ _FAMILY_MARKERS = "xP*+"
 _NEAR = 0.005
 """Shares of pairs that are nearer than this are compared as equal."""
 
-
 _LEAST = 1e-12
 """Stands for nothing lost on a logarithmic axis."""
 

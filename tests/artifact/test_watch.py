@@ -135,6 +135,9 @@ def test_without_a_certificate_a_budget_says_what_drift_is(tiny_artifact: Path) 
         hcompile.load(tiny_artifact, shadow=ShadowOptions(0.5, budget="cosine=0.999"))
     ).report()
     assert report.metric == "cosine" and report.limit == pytest.approx(0.001)
+    for budget in ("recall=0.98", "greedy=0.9"):
+        with pytest.raises(UsageError, match="is measured on documents made for it, which calls are not"):
+            hcompile.load(tiny_artifact, shadow=ShadowOptions(0.5, budget=budget))
     with pytest.raises(UsageError, match="shadow: budget 'kl' is not of the form"):
         hcompile.load(tiny_artifact, shadow=ShadowOptions(0.5, budget="kl"))
 

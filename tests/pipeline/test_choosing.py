@@ -10,9 +10,10 @@ import pytest
 from hcompile.errors import UsageError
 from hcompile.patterns import Dense, Local, Routed, families
 from hcompile.pipeline import choosing
-from hcompile.pipeline.choosing import usable_families
+from hcompile.pipeline.choosing import check_refit, usable_families
 from hcompile.pipeline.request import OptimizeRequest
 from hcompile.site import Site
+from tests.policy.tiny_programs import tiny_text
 
 SITE = Site("site", 0, 4, 2, 64, 0.125, causal=True)
 PROGRAM = cast(Any, SimpleNamespace(sites=(SITE,)))
@@ -50,3 +51,21 @@ def test_heads_are_priced_by_their_time_or_by_their_pairs() -> None:
     assert [by_time(SITE, pattern) for pattern in times] == [100.0, 40.0, 300.0]
     dense, local, routed = (by_pairs(SITE, pattern) for pattern in times)
     assert dense == 100.0 and local == pytest.approx(3.1, abs=0.1) and routed == pytest.approx(16.2, abs=0.1)
+
+
+def test_a_refit_wants_documents_and_linear_layers_behind_causal_attention(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wanted = OptimizeRequest("model", refit=True)
+    some, none = (cast(Any, SimpleNamespace(splits=splits)) for splits in ("documents", None))
+    program = tiny_text()
+    assert check_refit(wanted, program, some) == ()
+    with pytest.raises(UsageError, match="model: --refit fits weights to documents: pass --calib"):
+        check_refit(wanted, program, none)
+    assert check_refit(OptimizeRequest("model"), program, none) == ()
+    encoder = tiny_text(causal=False)
+    with pytest.raises(UsageError, match=f"--refit wants causal .* {encoder.sites[0].name} is not like that"):
+        check_refit(wanted, encoder, some)
+    monkeypatch.setattr(choosing, "output_projections", lambda program: {program.sites[0].name: None})
+    (warning,) = check_refit(wanted, program, some)
+    assert "leaves 1 of 2 attentions as they are" in warning and program.sites[1].name in warning

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _METRICS = {
     "cosine": "hcompile.policy.metrics.cosine:Cosine",
+    "greedy": "hcompile.policy.metrics.greedy:Greedy",
     "kl": "hcompile.policy.metrics.kl:KL",
     "nll": "hcompile.policy.metrics.nll:NLL",
     "recall": "hcompile.policy.metrics.recall:Recall",

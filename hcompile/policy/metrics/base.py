@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -20,6 +20,10 @@ CHUNK_ELEMENTS = 2**22
 """Elements of logits that are turned into float64 at once: 32 MB."""
 
 
+Write = Callable[[Sequence[Document], int], Sequence[Document]]
+"""Returns documents with their last so many tokens as the dense model writes them (`hcompile.policy.writing`)."""
+
+
 class Metric(ABC):
     """A measure of what is lost. Lower is better, 0 for equal outputs.
 
@@ -28,6 +32,7 @@ class Metric(ABC):
         needs_logits: whether the output must be logits.
         expanded: whether Taylor scores (`hcompile.policy.surrogate`) are of this very metric, in its unit.
         statistic: what a budget bounds of the scores.
+        own_documents: whether it measures on documents that it makes, and not on those it is given.
     """
 
     name: str
@@ -35,6 +40,7 @@ class Metric(ABC):
     needs_logits: bool
     expanded: bool = False
     statistic: Statistic = MEAN
+    own_documents: bool = False
 
     def label(self) -> str:
         return self.name
@@ -55,12 +61,18 @@ class Metric(ABC):
             )
 
     def documents(
-        self, documents: Sequence[Document], interface: Interface, encode: Encoder | None, seed: int
+        self,
+        documents: Sequence[Document],
+        interface: Interface,
+        encode: Encoder | None,
+        seed: int,
+        write: Write | None = None,
     ) -> Sequence[Document]:
         """Return the documents to measure on: those given, or one made of each, in their order and of their origin.
 
         Args:
             encode: how the model reads text, None for one that takes none.
+            write: the dense model's, None where nothing is to be measured yet and only the errors are asked for.
 
         Raises:
             UsageError: none can be made.

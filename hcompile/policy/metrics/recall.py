@@ -13,10 +13,10 @@ from dataclasses import replace
 import torch
 
 from hcompile.errors import UsageError
-from hcompile.policy.batches import Batch
+from hcompile.policy.batches import Batch, valid_places
 from hcompile.policy.documents import Document
 from hcompile.policy.interface import Interface
-from hcompile.policy.metrics.base import Metric, allowed_below, likeliest, output_rows, row_valid
+from hcompile.policy.metrics.base import Metric, Write, allowed_below, likeliest, output_rows, row_valid
 from hcompile.policy.metrics.planting import plant
 from hcompile.policy.metrics.score import DocumentScore
 from hcompile.policy.share import Share
@@ -30,6 +30,7 @@ class Recall(Metric):
     name = "recall"
     unit = "lost of the pairs recalled"
     needs_logits = True
+    own_documents = True
     statistic = Share("planted pairs that the dense model recalls")
 
     def limit(self, written: float) -> float:
@@ -42,13 +43,16 @@ class Recall(Metric):
             raise UsageError("metric recall needs a causal model of tokens: use kl=0.003")
 
     def documents(
-        self, documents: Sequence[Document], interface: Interface, encode: Encoder | None, seed: int
+        self,
+        documents: Sequence[Document],
+        interface: Interface,
+        encode: Encoder | None,
+        seed: int,
+        write: Write | None = None,
     ) -> Sequence[Document]:
         if encode is None or interface.tokens is None:
             raise UsageError("metric recall plants text, and the model takes none: use kl=0.003")
-        name = interface.inputs[interface.tokens].name
-        mask = None if interface.mask is None else interface.inputs[interface.mask].name
-        found = [_planted(document, name, mask, encode, seed) for document in documents]
+        found = [_planted(document, interface, encode, seed) for document in documents]
         if not any(document.asked for document in found):
             longest = max((interface.length_of(document.tensors) or 0 for document in documents), default=0)
             raise UsageError(
@@ -86,12 +90,10 @@ class Recall(Metric):
         return scores
 
 
-def _planted(document: Document, name: str, mask: str | None, encode: Encoder, seed: int) -> Document:
+def _planted(document: Document, interface: Interface, encode: Encoder, seed: int) -> Document:
     """Return a document with pairs among its valid tokens, which depend on its content and the seed alone."""
-    ids = document.tensors[name]
-    places = torch.arange(len(ids))
-    if mask is not None and mask in document.tensors:
-        places = places[document.tensors[mask] != 0]
+    name = interface.tokens_input
+    ids, places = document.tensors[name], valid_places(document, interface)
     planted, asked = plant(ids[places].tolist(), encode, random.Random(f"{seed}/{document.digest}"))
     new = ids.clone()
     new[places] = torch.tensor(planted, dtype=ids.dtype)
