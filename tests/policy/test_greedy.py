@@ -7,6 +7,8 @@ from functools import cache, partial
 
 import pytest
 import torch
+from hypothesis import given as given_
+from hypothesis import strategies as st
 
 from hcompile.errors import UsageError
 from hcompile.patterns import Local
@@ -16,7 +18,7 @@ from hcompile.policy.documents import Document
 from hcompile.policy.interface import Interface
 from hcompile.policy.measure import Comparison
 from hcompile.policy.metrics import metric_of
-from hcompile.policy.writing import Writer
+from hcompile.policy.writing import Writer, guessed
 from hcompile.site import Site
 from tests.policy.tiny_programs import run_plan, tiny_text
 
@@ -174,3 +176,34 @@ def test_models_and_documents_without_room_are_refused() -> None:
     last_only: Model = lambda inputs: (torch.zeros(len(inputs[0]), 256),)  # noqa: E731
     with pytest.raises(UsageError, match=r"logits of every token, the model's output is \[2, 1, 256\]"):
         Writer(last_only, TEXT)(given(), COUNT)
+
+
+@pytest.mark.parametrize(
+    ("text", "guess"),
+    [
+        ("one two three one two ", "three one two three"),
+        ("abxaby ab", "y aby aby aby aby ab"),
+        ("xyz", "zzzz"),
+        ("aXbYaXcYbX", "cYbX"),
+    ],
+)
+def test_the_longest_end_that_stood_before_says_what_follows(text: str, guess: str) -> None:
+    assert bytes(guessed([*text.encode()], len(guess))).decode() == guess
+
+
+@given_(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(0, 30))
+def test_a_guess_goes_on_from_the_last_longest_match(text: list[int], count: int) -> None:
+    found = guessed(text, count)
+    assert len(found) == count
+    if not count:
+        return
+
+    def same(place: int) -> int:
+        """Tokens before `place` that are the text's last ones, up to as many as are looked up."""
+        return next((n for n in range(32) if n >= place or text[place - 1 - n] != text[-1 - n]), 32)
+
+    longest = max((same(place) for place in range(1, len(text))), default=0)
+    expected = text[-1]
+    if longest:
+        expected = text[max(place for place in range(1, len(text)) if same(place) == longest)]
+    assert found[0] == expected

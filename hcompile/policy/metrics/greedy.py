@@ -1,4 +1,4 @@
-"""Greedy text that the hybrid writes as the dense model does: `greedy=0.9` allows 10 % of 64 tokens to come later.
+"""Greedy text that the hybrid writes as the dense model does: `greedy=0.7` allows 30 % of 64 tokens to be others.
 
 The dense model writes the last 64 tokens of each document anew (`hcompile.policy.writing`). Up to the first token that
 the hybrid would choose otherwise, both have written the same text, so one pass of the hybrid over the dense model's
@@ -37,7 +37,7 @@ class Greedy(Metric):
 
     def limit(self, written: float) -> float:
         """Raises: UsageError when the least share is above 1."""
-        return allowed_below("greedy", written, "share of tokens before the texts part", 0.9)
+        return allowed_below("greedy", written, "share of tokens before the texts part", 0.7)
 
     def check(self, interface: Interface, sites: Sequence[Site]) -> None:
         super().check(interface, sites)
