@@ -115,7 +115,7 @@ def test_two_budgets_of_one_metric(run: Run) -> None:
 def test_unknown_metric(run: Run) -> None:
     code, message = run("optimize", "nothing", "--budget", "perplexity=1%")
     assert code == 2
-    assert message.startswith("metric 'perplexity' is unknown: use one of cosine, kl, nll,")
+    assert message.startswith("metric 'perplexity' is unknown: use one of cosine, greedy, kl, nll,")
 
 
 def test_a_curve_without_data(run: Run) -> None:

@@ -197,7 +197,7 @@ def test_nll_refuses_bidirectional_models() -> None:
 
 
 def test_an_unknown_metric_names_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"'bleu' is unknown.*cosine, kl, nll, recall, top1"):
+    with pytest.raises(UsageError, match=r"'bleu' is unknown.*cosine, greedy, kl, nll, recall, top1"):
         metric_of("bleu")
 
 
