@@ -53,12 +53,13 @@ def batches(documents: Sequence[Document], interface: Interface) -> Iterator[Bat
 
     With a padding mask, every second row of every fourth batch is cut to a length of its own and padded on the left.
     """
-    for index, run in enumerate(runs(documents, interface.fixed_rows or ROWS)):
+    for index, run in enumerate(runs(documents, interface)):
         yield make_batch(run, interface, padded=index % _PADDED_EVERY == 0)
 
 
-def runs(documents: Iterable[Document], rows: int) -> Iterator[list[Document]]:
-    """Yield neighbours of equal shapes, at most `rows` of them at once."""
+def runs(documents: Iterable[Document], interface: Interface) -> Iterator[list[Document]]:
+    """Yield neighbours of equal shapes, as many as a batch takes at most."""
+    rows = interface.fixed_rows or ROWS
     run: list[Document] = []
     for document in documents:
         if run and (len(run) == rows or _shapes(document) != _shapes(run[0])):
@@ -74,8 +75,8 @@ def make_batch(documents: Sequence[Document], interface: Interface, *, padded: b
     rows = list(documents)
     rows += rows[-1:] * ((interface.fixed_rows or 0) - len(rows))
     columns = {name: [row.tensors[name] for row in rows] for name in rows[0].tensors}
-    tokens_name = None if interface.tokens is None else interface.inputs[interface.tokens].name
-    mask_name = None if interface.mask is None else interface.inputs[interface.mask].name
+    tokens_name = None if interface.tokens is None else interface.tokens_input
+    mask_name = interface.mask_input
     valid = None
     if mask_name in columns:
         # Documents that bring a mask of their own are padded as their author wanted them.
@@ -118,13 +119,6 @@ def batch_of_call(inputs: Sequence[torch.Tensor], rows: int, interface: Interfac
         documents=(Document(name, {}),) * rows,
         length=interface.length_of({name: value[0] for name, value in named.items() if value.dim()}) or 1,
     )
-
-
-def valid_places(document: Document, interface: Interface) -> torch.Tensor:
-    """Return where a document of tokens holds text and no padding of its author's, int64 `[valid tokens]`."""
-    tokens = document.tensors[interface.tokens_input]
-    mask = None if interface.mask is None else document.tensors.get(interface.inputs[interface.mask].name)
-    return torch.arange(len(tokens)) if mask is None else (mask != 0).nonzero().flatten()
 
 
 def _pad(length: int, row: int, document: Document) -> int:

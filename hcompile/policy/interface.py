@@ -67,13 +67,18 @@ class Interface:
             raise UsageError(
                 f"the model takes {taken}, which text alone does not give: calibrate with safetensors of these inputs"
             )
-        return self.inputs[self.tokens].name
+        return self.tokens_input
 
     @property
     def tokens_input(self) -> str:
         """The name of the token input, whatever else the model takes; only for models that take tokens."""
         assert self.tokens is not None
         return self.inputs[self.tokens].name
+
+    @property
+    def mask_input(self) -> str | None:
+        """The name of the mask, None where there is none."""
+        return None if self.mask is None else self.inputs[self.mask].name
 
     def length_of(self, row: Mapping[str, torch.Tensor]) -> int | None:
         """Return the length of one row of inputs: its tokens, its size on `axis`, or the fixed one; None where nothing

@@ -3,7 +3,8 @@
 A pass over a whole row says what follows every token in it, so one pass checks many guesses at once. What is guessed is
 what followed the same tokens earlier in the text (A. Saxena, Prompt lookup decoding, 2023; Yang et al., Inference with
 reference, arXiv:2304.04487). Every pass settles one token at least. Of Python code (examples/byte-llama, 64 bytes after
-960 of 13 files) it settled 7.6; guesses of what the last pass said there (Jacobi iteration, arXiv:2305.10427) 1.2.
+960 of 13 files) it settled 7.6, or 5.3 of two files at once, of which one waits for the other; guesses of what the last
+pass said there (Jacobi iteration, arXiv:2305.10427) 1.2.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from operator import eq
 
 import torch
 
-from hcompile.errors import UsageError
-from hcompile.policy.batches import ROWS, Batch, make_batch, runs, valid_places
+from hcompile.policy.batches import make_batch, runs
 from hcompile.policy.documents import Document
 from hcompile.policy.interface import Interface
-from hcompile.policy.metrics.base import likeliest, output_rows
+from hcompile.policy.metrics.base import likeliest, next_token_rows
+from hcompile.policy.valid_text import valid_places, valid_text, with_text
 from hcompile.progress import Progress, quiet
 
 _LONGEST = 32
@@ -51,7 +52,7 @@ class Writer:
         """
         missing = [each for each in documents if (each.digest, count) not in self._written]
         done = 0
-        for rows in runs(missing, self._interface.fixed_rows or ROWS):
+        for rows in runs(missing, self._interface):
             self._progress("write", done, len(missing))
             for row, written in zip(rows, self._write(rows, count), strict=True):
                 self._written[row.digest, count] = written
@@ -66,60 +67,47 @@ class Writer:
         ]
 
     def _write(self, rows: Sequence[Document], count: int) -> list[Document]:
-        ends = [_End(row, valid_places(row, self._interface), count, self._interface) for row in rows]
+        ends = [_End(row, count, self._interface) for row in rows]
         with torch.inference_mode():
             while not all(end.settled for end in ends):
-                logits = self._logits(make_batch([end.guess() for end in ends], self._interface))
+                batch = make_batch([end.document() for end in ends], self._interface)
+                logits, _ = next_token_rows(self._call(batch.inputs), batch, self._interface, "greedy")
                 for index, end in enumerate(ends):
                     end.settle(logits[index])
-        return [end.guess() for end in ends]
-
-    def _logits(self, batch: Batch) -> torch.Tensor:
-        logits = output_rows(self._call(batch.inputs), self._interface, "greedy")
-        if batch.tokens is None or logits.shape[:2] != batch.tokens.shape:
-            raise UsageError(
-                f"metric greedy needs logits of every token, the model's output is {list(logits.shape)}"
-            )
-        return logits
+        return [end.document() for end in ends]
 
 
 class _End:
-    """A document whose last `count` valid tokens are being written."""
+    """A document whose last `count` valid tokens are being written: those that are settled, and guesses behind them."""
 
-    def __init__(self, row: Document, places: torch.Tensor, count: int, interface: Interface) -> None:
-        """`places`: of the valid tokens."""
-        self._row = row
-        self._places = places
-        self._name = interface.tokens_input
-        text = row.tensors[self._name][places].tolist()
-        self._length = len(text)
-        self._count = count
-        self._text = text[: self._length - count]
+    def __init__(self, row: Document, count: int, interface: Interface) -> None:
+        self._interface = interface
+        self._places = valid_places(row, interface)
+        length = len(self._places)
+        self._row = replace(row, asked=((length - count, length),))
+        self._settled = length - count
+        self._text = self._with_guesses(valid_text(row, interface)[: self._settled])
 
     @property
     def settled(self) -> bool:
-        return len(self._text) == self._length
+        return self._settled == len(self._places)
 
-    def guess(self) -> Document:
-        """Return the document with what is written so far, and guesses behind it."""
-        ids = self._row.tensors[self._name].clone()
-        text = [*self._text, *guessed(self._text, self._length - len(self._text))]
-        ids[self._places] = torch.tensor(text, dtype=ids.dtype)
-        return replace(
-            self._row,
-            tensors={**self._row.tensors, self._name: ids},
-            asked=((self._length - self._count, self._length),),
-        )
+    def document(self) -> Document:
+        return with_text(self._row, self._text, self._interface)
 
     def settle(self, logits: torch.Tensor) -> None:
         """Take what the model says, `[S, V]`, up to the first guess that it does not say, which it has put right."""
         if self.settled:
             return
-        before = self._places[len(self._text) - 1 : -1]
-        said = likeliest(logits[before.to(logits.device)], "dense", self._row.name).tolist()
-        guesses = guessed(self._text, len(said))
-        right = sum(takewhile(bool, map(eq, guesses, said)))
-        self._text += said[: right + 1]
+        before = self._places[self._settled - 1 : -1].to(logits.device)
+        said = likeliest(logits[before], "dense", self._row.name).tolist()
+        right = sum(takewhile(bool, map(eq, self._text[self._settled :], said)))
+        known = [*self._text[: self._settled], *said[: right + 1]]
+        self._settled = len(known)
+        self._text = self._with_guesses(known)
+
+    def _with_guesses(self, known: list[int]) -> list[int]:
+        return [*known, *guessed(known, len(self._places) - len(known))]
 
 
 def guessed(text: Sequence[int], count: int) -> list[int]:

@@ -79,9 +79,9 @@ def test_a_hybrid_is_scored_as_if_it_had_written_itself(size: int) -> None:
     lost = [1 - same / COUNT for same in truth]
     assert whole and all(score.total in lost for score in whole)
     assert sum(lost) > 0 or size == 150
-    (whole_batch,) = (make_batch(written(), TEXT),)
-    outputs = model(DENSE)(whole_batch.inputs), model(windows(size))(whole_batch.inputs)
-    assert [score.total for score in GREEDY.score(*outputs, whole_batch, TEXT)] == lost
+    batch = make_batch(written(), TEXT)
+    outputs = model(DENSE)(batch.inputs), model(windows(size))(batch.inputs)
+    assert [score.total for score in GREEDY.score(*outputs, batch, TEXT)] == lost
 
 
 def oracle(batch_ids: torch.Tensor, wrong: Sequence[int] = ()) -> Sequence[torch.Tensor]:
@@ -173,7 +173,10 @@ def test_models_and_documents_without_room_are_refused() -> None:
     assert len(GREEDY.documents(given(length=128), TEXT, None, 0)) == 3
     with pytest.raises(UsageError, match="budget greedy=2 is above 1"):
         GREEDY.limit(2)
-    last_only: Model = lambda inputs: (torch.zeros(len(inputs[0]), 256),)  # noqa: E731
+
+    def last_only(inputs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        return (torch.zeros(len(inputs[0]), 256),)
+
     with pytest.raises(UsageError, match=r"logits of every token, the model's output is \[2, 1, 256\]"):
         Writer(last_only, TEXT)(given(), COUNT)
 

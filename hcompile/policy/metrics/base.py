@@ -30,6 +30,7 @@ class Metric(ABC):
     Attributes:
         name, unit: for people; a budget calls the metric by its name.
         needs_logits: whether the output must be logits.
+        needs_next_tokens: whether the model must be a causal one of tokens.
         expanded: whether Taylor scores (`hcompile.policy.surrogate`) are of this very metric, in its unit.
         statistic: what a budget bounds of the scores.
         own_documents: whether it measures on documents that it makes, and not on those it is given.
@@ -41,6 +42,7 @@ class Metric(ABC):
     expanded: bool = False
     statistic: Statistic = MEAN
     own_documents: bool = False
+    needs_next_tokens: bool = False
 
     def label(self) -> str:
         return self.name
@@ -59,6 +61,10 @@ class Metric(ABC):
             raise UsageError(
                 f"metric {self.label()} needs logits and the model returns none: use cosine=0.999"
             )
+        if self.needs_next_tokens and not (
+            interface.tokens is not None and all(site.causal for site in sites)
+        ):
+            raise UsageError(f"metric {self.label()} needs a causal model of tokens: use kl=0.003")
 
     def documents(
         self,
@@ -139,6 +145,22 @@ def output_rows(outputs: Sequence[torch.Tensor], interface: Interface, name: str
             f"metric {name} needs a floating output of rows and features, the model's is {list(value.shape)}"
         )
     return value.flatten(1, -2) if value.dim() > 2 else value[:, None]
+
+
+def next_token_rows(
+    outputs: Sequence[torch.Tensor], batch: Batch, interface: Interface, name: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the logits of every token `[B, S, V]`, and the tokens, int64 `[B, S]` on the same device.
+
+    Raises:
+        UsageError: the output is no such logits.
+    """
+    rows = output_rows(outputs, interface, name)
+    if batch.tokens is None or batch.tokens.shape != rows.shape[:2]:
+        raise UsageError(
+            f"metric {name} needs logits of every token, the model's output is {list(rows.shape)}"
+        )
+    return rows, batch.tokens.to(rows.device)
 
 
 def row_valid(rows: torch.Tensor, batch: Batch, index: int) -> torch.Tensor:

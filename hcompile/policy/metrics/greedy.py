@@ -13,14 +13,14 @@ from collections.abc import Sequence
 import torch
 
 from hcompile.errors import UsageError
-from hcompile.policy.batches import Batch, valid_places
+from hcompile.policy.batches import Batch
 from hcompile.policy.documents import Document
 from hcompile.policy.interface import Interface
 from hcompile.policy.metrics.base import Metric, Write, allowed_below, likeliest, output_rows, row_valid
 from hcompile.policy.metrics.score import DocumentScore
 from hcompile.policy.share import Share
 from hcompile.policy.text import Encoder
-from hcompile.site import Site
+from hcompile.policy.valid_text import valid_places
 
 TOKENS = 64
 """Tokens that are written: one answer of a completion, and still few beside what was read."""
@@ -32,17 +32,13 @@ class Greedy(Metric):
     name = "greedy"
     unit = "lost of the tokens written"
     needs_logits = True
+    needs_next_tokens = True
     own_documents = True
     statistic = Share("documents that the dense model continues")
 
     def limit(self, written: float) -> float:
         """Raises: UsageError when the least share is above 1."""
         return allowed_below("greedy", written, "share of tokens before the texts part", 0.7)
-
-    def check(self, interface: Interface, sites: Sequence[Site]) -> None:
-        super().check(interface, sites)
-        if interface.tokens is None or not all(site.causal for site in sites):
-            raise UsageError("metric greedy needs a causal model of tokens: use kl=0.003")
 
     def documents(
         self,
@@ -72,14 +68,14 @@ class Greedy(Metric):
         scores = []
         for row, document in enumerate(batch.documents):
             valid = row_valid(expected, batch, row).nonzero().flatten()
-            # A padded row has lost its end, and what was written there.
-            spans = [(start, stop) for start, stop in document.asked if stop <= len(valid)]
-            for start, stop in spans:
-                before = valid[start - 1 : stop - 1]
-                first = likeliest(expected[row, before], "dense", document.name)
-                second = likeliest(found[row, before], "hybrid", document.name)
-                same = int((first == second).cumprod(0).sum())
-                scores.append(DocumentScore(1.0 - same / len(before), 1.0, len(before)))
-            if not spans:
+            ((start, stop),) = document.asked
+            if stop > len(valid):
+                # A padded row has lost its end, and what was written there.
                 scores.append(DocumentScore(0.0, 0.0, 0))
+                continue
+            before = valid[start - 1 : stop - 1]
+            first = likeliest(expected[row, before], "dense", document.name)
+            second = likeliest(found[row, before], "hybrid", document.name)
+            same = int((first == second).cumprod(0).sum())
+            scores.append(DocumentScore(1.0 - same / len(before), 1.0, len(before)))
         return scores

@@ -6,12 +6,17 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from hcompile.errors import UsageError
 from hcompile.policy.batches import Batch
 from hcompile.policy.interface import Interface
-from hcompile.policy.metrics.base import TokenMetric, check_finite, chunks, output_rows, row_valid
+from hcompile.policy.metrics.base import (
+    TokenMetric,
+    check_finite,
+    chunks,
+    next_token_rows,
+    output_rows,
+    row_valid,
+)
 from hcompile.policy.metrics.score import DocumentScore
-from hcompile.site import Site
 
 
 class NLL(TokenMetric):
@@ -21,11 +26,7 @@ class NLL(TokenMetric):
     unit = "of the dense NLL"
     value_unit = "nats"
     needs_logits = True
-
-    def check(self, interface: Interface, sites: Sequence[Site]) -> None:
-        super().check(interface, sites)
-        if interface.tokens is None or not all(site.causal for site in sites):
-            raise UsageError("metric nll needs a causal model of tokens: use kl=0.003")
+    needs_next_tokens = True
 
     def score(
         self,
@@ -57,15 +58,11 @@ class NLL(TokenMetric):
         interface: Interface,
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield the dense and the hybrid model's loss of each token but the first, float64 in nats, row by row."""
-        expected = output_rows(dense, interface, self.name)
+        expected, tokens = next_token_rows(dense, batch, interface, self.name)
         found = output_rows(hybrid, interface, self.name)
-        if batch.tokens is None or batch.tokens.shape != expected.shape[:2]:
-            raise UsageError(
-                f"metric nll needs logits of every token, the model's output is {list(expected.shape)}"
-            )
         for row, document in enumerate(batch.documents):
             valid = row_valid(expected, batch, row)
-            text = batch.tokens[row].to(valid.device)[valid][1:]
+            text = tokens[row][valid][1:]
             before = _nll(expected[row, valid][:-1], text)
             after = _nll(found[row, valid][:-1], text)
             check_finite(float(before.sum()), "dense", document.name)

@@ -13,15 +13,23 @@ from dataclasses import replace
 import torch
 
 from hcompile.errors import UsageError
-from hcompile.policy.batches import Batch, valid_places
+from hcompile.policy.batches import Batch
 from hcompile.policy.documents import Document
 from hcompile.policy.interface import Interface
-from hcompile.policy.metrics.base import Metric, Write, allowed_below, likeliest, output_rows, row_valid
+from hcompile.policy.metrics.base import (
+    Metric,
+    Write,
+    allowed_below,
+    likeliest,
+    next_token_rows,
+    output_rows,
+    row_valid,
+)
 from hcompile.policy.metrics.planting import plant
 from hcompile.policy.metrics.score import DocumentScore
 from hcompile.policy.share import Share
 from hcompile.policy.text import Encoder
-from hcompile.site import Site
+from hcompile.policy.valid_text import valid_text, with_text
 
 
 class Recall(Metric):
@@ -30,17 +38,13 @@ class Recall(Metric):
     name = "recall"
     unit = "lost of the pairs recalled"
     needs_logits = True
+    needs_next_tokens = True
     own_documents = True
     statistic = Share("planted pairs that the dense model recalls")
 
     def limit(self, written: float) -> float:
         """Raises: UsageError when the least share is above 1."""
         return allowed_below("recall", written, "share of pairs recalled", 0.98)
-
-    def check(self, interface: Interface, sites: Sequence[Site]) -> None:
-        super().check(interface, sites)
-        if interface.tokens is None or not all(site.causal for site in sites):
-            raise UsageError("metric recall needs a causal model of tokens: use kl=0.003")
 
     def documents(
         self,
@@ -67,16 +71,12 @@ class Recall(Metric):
         batch: Batch,
         interface: Interface,
     ) -> list[DocumentScore]:
-        expected = output_rows(dense, interface, self.name)
+        expected, tokens = next_token_rows(dense, batch, interface, self.name)
         found = output_rows(hybrid, interface, self.name)
-        if batch.tokens is None or batch.tokens.shape != expected.shape[:2]:
-            raise UsageError(
-                f"metric recall needs logits of every token, the model's output is {list(expected.shape)}"
-            )
         scores = []
         for row, document in enumerate(batch.documents):
             valid = row_valid(expected, batch, row)
-            text = batch.tokens[row].to(valid.device)[valid][1:]
+            text = tokens[row][valid][1:]
             right = [
                 (likeliest(outputs[row, valid], kind, document.name)[:-1] == text).tolist()
                 for outputs, kind in ((expected, "dense"), (found, "hybrid"))
@@ -85,16 +85,13 @@ class Recall(Metric):
             spans = [slice(start - 1, stop - 1) for start, stop in document.asked if stop <= len(text) + 1]
             known = [span for span in spans if all(right[0][span])]
             lost = sum(not all(right[1][span]) for span in known)
-            tokens = sum(span.stop - span.start for span in known)
-            scores.append(DocumentScore(float(lost), float(len(known)), tokens))
+            asked = sum(span.stop - span.start for span in known)
+            scores.append(DocumentScore(float(lost), float(len(known)), asked))
         return scores
 
 
 def _planted(document: Document, interface: Interface, encode: Encoder, seed: int) -> Document:
     """Return a document with pairs among its valid tokens, which depend on its content and the seed alone."""
-    name = interface.tokens_input
-    ids, places = document.tensors[name], valid_places(document, interface)
-    planted, asked = plant(ids[places].tolist(), encode, random.Random(f"{seed}/{document.digest}"))
-    new = ids.clone()
-    new[places] = torch.tensor(planted, dtype=ids.dtype)
-    return replace(document, tensors={**document.tensors, name: new}, asked=asked)
+    text = valid_text(document, interface)
+    planted, asked = plant(text, encode, random.Random(f"{seed}/{document.digest}"))
+    return replace(with_text(document, planted, interface), asked=asked)
