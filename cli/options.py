@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from hcompile.codegen.registry import TARGETS
-from hcompile.patterns import families
+from hcompile.patterns import default_families, families
 
 Option = Callable[[Any], Any]
 
@@ -87,7 +87,7 @@ patterns: Option = click.option(
     "--families",
     type=Names(families()),
     metavar="NAME,NAME,...",
-    help=f"Kinds of patterns to choose from, of {', '.join(families())}; all by default.",
+    help=f"Kinds of patterns to choose from, of {', '.join(families())}; {', '.join(default_families())} by default.",
 )
 lengths: Option = click.option(
     "--lengths", type=Integers(least=1), metavar="N,N,...", help="Sequence lengths, such as 1024,8192."

@@ -9,7 +9,9 @@ import torch
 from torch.fx import Node
 
 from hcompile.checks import check_int, shown
+from hcompile.far_field_operator import far_heads
 from hcompile.operator import attention
+from hcompile.patterns.base import NO_FAR_FIELD
 from hcompile.program import SITE_META, Program
 from hcompile.refit_operator import refit_linear
 from hcompile.site import Site
@@ -45,6 +47,7 @@ def check_program(program: Program) -> None:
             raise ValueError(f"a guard speaks of {guard.input!r}, which is no input")
     _check_sites(program)
     _check_refits(program)
+    _check_far_fields(program)
 
 
 def _leaves(tree: Any) -> Iterator[int]:
@@ -89,6 +92,45 @@ def _check_params(program: Program, site: Site, node: Any) -> None:
         tuple(row) for row in params.tolist()
     ]:
         raise ValueError(f"site {site.name}: its parameters are not those of the plan")
+
+
+def _check_far_fields(program: Program) -> None:
+    """A far field belongs to one site, reads what that does, and has the heads that the plan says."""
+    sites = {site.name: site for site in program.sites}
+    far = (
+        {} if program.plan is None else {name: [each.far() for each in program.plan[name]] for name in sites}
+    )
+    wanted = {name: rows for name, rows in far.items() if set(rows) != {NO_FAR_FIELD}}
+    for node in program.graph.graph.nodes:
+        if node.target is not far_heads:
+            continue
+        out, q, k, v, mask, maps, params, q_offset, scale = node.args
+        site = sites.get(str(out.meta.get(SITE_META))) if isinstance(out, Node) else None
+        tensors = [each for each in (maps, params) if isinstance(each, Node) and each.op == "get_attr"]
+        if site is None or len(tensors) != 2 or node.kwargs:
+            raise ValueError(f"{node.name} is no far field of a site")
+        call = dict(zip(_ARGUMENTS, out.args, strict=True))
+        if (q, k, v, mask, q_offset, scale) != tuple(
+            call[name] for name in ("q", "k", "v", "key_mask", "q_offset", "scale")
+        ):
+            raise ValueError(f"site {site.name}: its far field reads something else")
+        learned, rows = (program.tensors[str(each.target)] for each in tensors)
+        if learned.dim() != 4 or (*learned.shape[:2], learned.shape[3]) != (
+            site.q_heads,
+            2,
+            site.head_dim + 1,
+        ):
+            raise ValueError(f"site {site.name}: its feature maps are {tuple(learned.shape)}")
+        if not learned.is_floating_point() or not learned.shape[2]:
+            raise ValueError(f"site {site.name}: its feature maps are {learned.dtype} {tuple(learned.shape)}")
+        if rows.dtype != torch.int32 or tuple(rows.shape) != (site.q_heads, 2):
+            raise ValueError(
+                f"site {site.name}: parameters of its far field are {rows.dtype} {tuple(rows.shape)}"
+            )
+        if not site.causal or [tuple(row) for row in rows.tolist()] != wanted.pop(site.name, None):
+            raise ValueError(f"site {site.name}: its far field is not that of the plan")
+    if wanted:
+        raise ValueError(f"sites {shown(sorted(wanted))} lack the far field that the plan gives them")
 
 
 def _check_refits(program: Program) -> None:

@@ -9,6 +9,8 @@ import torch
 from torch.fx import Graph, Node
 
 from hcompile.operator import bound_attention
+from hcompile.passes.far_field import MASK as FAR_MASK
+from hcompile.passes.far_field import drop_far_field, far_nodes
 from hcompile.passes.refit import MASK, drop_refit, refit_nodes
 from hcompile.passes.sites import BINDING, KEY_MASK, K, Q, V, arguments
 from hcompile.program import Program
@@ -38,11 +40,13 @@ def drop_key_mask(program: Program) -> Program:
         node.update_arg(KEY_MASK, None)
     for node in refit_nodes(graph):
         node.update_arg(MASK, None)
+    for node in far_nodes(graph):
+        node.update_arg(FAR_MASK, None)
     return program.with_graph(graph)
 
 
 def lower_dense(program: Program, *, padded: bool = False, only: Collection[str] | None = None) -> Program:
-    """Return the model's own attention through torch's SDPA: no plan, no second weights, K and V not repeated.
+    """Return the model's own attention through torch's SDPA: no plan, nothing learnt, K and V not repeated.
 
     Without padding and without a window of the model's own, no mask is made.
 
@@ -52,6 +56,7 @@ def lower_dense(program: Program, *, padded: bool = False, only: Collection[str]
     """
     graph = program.edit()
     drop_refit(graph)
+    drop_far_field(graph)
     masks: dict[tuple[Any, ...], Node] = {}
     for site, node in program.attention_nodes(graph):
         if only is not None and site.name not in only:

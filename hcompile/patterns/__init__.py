@@ -1,8 +1,17 @@
 """Pattern families. A new one is a file here and a line below."""
 
-from hcompile.patterns.base import UNBOUNDED, Pattern, families, menu_of, parse_pattern, pattern_of_label
+from hcompile.patterns.base import (
+    UNBOUNDED,
+    Pattern,
+    default_families,
+    families,
+    menu_of,
+    parse_pattern,
+    pattern_of_label,
+)
 from hcompile.patterns.dense import Dense
 from hcompile.patterns.global_tokens import GlobalTokens
+from hcompile.patterns.linear import Linear
 from hcompile.patterns.local import Local
 from hcompile.patterns.routed import Routed
 
@@ -10,9 +19,11 @@ __all__ = [
     "UNBOUNDED",
     "Dense",
     "GlobalTokens",
+    "Linear",
     "Local",
     "Pattern",
     "Routed",
+    "default_families",
     "families",
     "menu_of",
     "parse_pattern",

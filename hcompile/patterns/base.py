@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 UNBOUNDED = 2**30
 """The window of a dense head as kernels read it: larger than any sequence, small enough for int32 sums."""
 
+NO_FAR_FIELD = (0, 0)
+
 
 class Pattern(ABC):
     """One rule for one query head.
@@ -58,6 +60,10 @@ class Pattern(ABC):
         """Return patterns whose times on random inputs, times their weights, add up to this one's."""
         return ((1.0, self),)
 
+    def far(self) -> tuple[int, int]:
+        """Return (window, sinks) of a head whose far field is linear (`hcompile.far_field`), (0, 0) for all others."""
+        return NO_FAR_FIELD
+
     def measured(self, kept: float) -> Pattern:
         """Return the pattern with the share of the dense pairs that it was seen to visit, where its family keeps it."""
         return self
@@ -88,6 +94,7 @@ def clipped_sum(first: int, count: int, limit: int) -> int:
 _PARSERS: dict[str, Callable[[dict[str, Any]], Pattern]] = {}
 _MAKERS: dict[str, Callable[..., Pattern]] = {}
 _MENUS: dict[str, tuple[Pattern, ...]] = {}
+_LEARNED: set[str] = set()
 
 
 def register_family(
@@ -95,6 +102,8 @@ def register_family(
     parse: Callable[[dict[str, Any]], Pattern],
     make: Callable[..., Pattern],
     menu: tuple[Pattern, ...] = (),
+    *,
+    learned: bool = False,
 ) -> None:
     """Add a pattern family.
 
@@ -102,6 +111,7 @@ def register_family(
         parse: turns its JSON form (less "family") into the pattern.
         make: takes the numbers of its label, as in `local 256+64`.
         menu: what a policy may choose from for a head that is dense.
+        learned: whether its heads hold numbers that are learnt from calibration text, so that a user must ask for it.
     """
     if family in _PARSERS:
         raise ValueError(f"pattern family {family!r} is registered twice")
@@ -109,11 +119,18 @@ def register_family(
     _MAKERS[family] = make
     if menu:
         _MENUS[family] = menu
+    if learned:
+        _LEARNED.add(family)
 
 
 def families() -> tuple[str, ...]:
     """Return the families that a policy can choose from."""
     return tuple(_MENUS)
+
+
+def default_families() -> tuple[str, ...]:
+    """Return those of them that learn nothing from calibration text: others are chosen from where a user names them."""
+    return tuple(family for family in _MENUS if family not in _LEARNED)
 
 
 def menu_of(family: str) -> tuple[Pattern, ...]:

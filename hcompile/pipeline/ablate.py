@@ -10,7 +10,7 @@ from hcompile.errors import EnvironmentFault, UsageError
 from hcompile.frontend.load import ImportedModel, load_model
 from hcompile.pipeline.ablation import Ablation
 from hcompile.pipeline.certifying import text_encoder
-from hcompile.pipeline.choosing import usable_families
+from hcompile.pipeline.choosing import learnt_maps, usable_families
 from hcompile.pipeline.curves import CONFIDENCE, LengthCurves, Ruler
 from hcompile.pipeline.job import Job, check_output, prepare
 from hcompile.pipeline.memory import StoredMemory
@@ -120,6 +120,7 @@ def ablate(
     for cut in cuts:
         # A metric that can make no documents of its own at one of the lengths says so before the work.
         goal.metric.documents(cut.repair, job.interface, encode, request.seed)
+    job = replace(job, maps=learnt_maps(job, progress))
     with open_db(request.db) as db:
         memory = StoredMemory(db, job.program, job.facts)
         ruler = Ruler(job, goal, limits, collapse, memory, request.time_limit_s, progress)

@@ -26,6 +26,8 @@ def asked(job: Job) -> dict[str, Any]:
     documents = None if splits is None else {use: len(getattr(splits, use)) for use in uses}
     if documents is not None and splits is not None and request.refit:
         documents["refit"] = len(splits.profile) + len(splits.fit)
+    if documents is not None and splits is not None and job.maps:
+        documents["learn features"] = len(splits.profile) + len(splits.fit)
     return {
         "model": job.model.source,
         "kind": job.model.kind,

@@ -13,14 +13,18 @@ from hcompile.codegen import get_backend
 from hcompile.errors import UsageError
 from hcompile.frontend.load import ImportedModel
 from hcompile.operator import Kernel, chosen_by
+from hcompile.passes.far_field import has_far_field, insert_far_field
 from hcompile.passes.refit import insert_refit, output_projections
-from hcompile.patterns import Dense, Pattern, families, menu_of
+from hcompile.patterns import Dense, Pattern, default_families, families, menu_of
+from hcompile.patterns.base import NO_FAR_FIELD
 from hcompile.pipeline.certifying import text_encoder
 from hcompile.pipeline.kernels import PlanKernels
 from hcompile.pipeline.plan_runner import PlanRunner
 from hcompile.pipeline.request import OptimizeRequest
 from hcompile.plan import Plan
 from hcompile.policy.calibration import Counts, Splits, load_splits, sample_splits
+from hcompile.policy.feature_maps import learn_maps
+from hcompile.policy.heads_under import NO_MAPS, Maps
 from hcompile.policy.interface import Interface
 from hcompile.policy.memory import Memory
 from hcompile.policy.policy import HeadTime, Models, choose_plan
@@ -67,7 +71,8 @@ def read_splits(request: OptimizeRequest, model: ImportedModel, interface: Inter
     if request.calib is not None:
         encode = text_encoder(model.program, interface, model.source)
         counts = Counts() if request.documents is None else Counts(*request.documents)
-        fit = max(0, documents_for(length) - counts.profile) if request.refit else 0
+        learns = request.refit or _asks_for_far_fields(request)
+        fit = max(0, documents_for(length) - counts.profile) if learns else 0
         splits = load_splits(
             request.calib,
             interface,
@@ -111,8 +116,9 @@ def choose(job: Job, share: float, kernels: PlanKernels, memory: Memory, progres
         raise UsageError(
             f"{job.model.source}: no plan was given and there is no data to choose one with: pass --calib"
         )
+    fitted = program if refit is None else insert_refit(program, refit.start)
     runner = PlanRunner(
-        program if refit is None else insert_refit(program, refit.start),
+        insert_far_field(fitted, job.maps),
         tables,
         request.backend,
         job.library,
@@ -126,6 +132,7 @@ def choose(job: Job, share: float, kernels: PlanKernels, memory: Memory, progres
         job.interface,
         text_encoder(program, job.interface, job.model.source),
         None if refit is None else refit.key(),
+        job.maps,
     )
     result = choose_plan(
         models,
@@ -172,8 +179,31 @@ def _refit(job: Job, tables: Mapping[str, ScheduleTable], progress: Progress) ->
         job.length,
         interface=job.interface,
         kernel=any_kernel(job, tables),
+        maps=job.maps,
         progress=progress,
     )
+
+
+def learnt_maps(job: Job, progress: Progress) -> Maps:
+    """Return the feature maps of linear far fields, where a given plan has some or a chosen one may.
+
+    Raises:
+        UsageError: there is no text to learn them from.
+    """
+    given = job.plan is not None and any(has_far_field(job.plan, site) for site in job.program.sites)
+    if not (given or (job.plan is None and _asks_for_far_fields(job.request))):
+        return NO_MAPS
+    if job.splits is None:
+        raise UsageError(f"{job.request.model}: linear far fields are learnt from documents: pass --calib")
+    documents = (*job.splits.profile, *job.splits.fit)
+    return learn_maps(
+        job.program, documents, interface=job.interface, seed=job.request.seed, progress=progress
+    )
+
+
+def _asks_for_far_fields(request: OptimizeRequest) -> bool:
+    asked = request.families or ()
+    return any(pattern.far() != NO_FAR_FIELD for family in asked for pattern in menu_of(family))
 
 
 def _head_us(kernels: PlanKernels, length: int, cost: str) -> HeadTime:
@@ -211,7 +241,8 @@ def usable_families(request: OptimizeRequest, program: Program, dtype: str) -> l
     routes = all(backend.routes(dtype, site.head_dim) for site in program.sites)
     return [
         family
-        for family in request.families or families()
+        for family in families()
+        if family in (request.families or default_families())
         if routes or not any(pattern.reads_lists for pattern in menu_of(family))
     ]
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from hcompile.passes.far_field import insert_far_field
 from hcompile.pipeline.ablation import CURVES, MAIN, Point, Sensitivity
 from hcompile.pipeline.certifying import text_encoder
 from hcompile.pipeline.choosing import any_kernel
@@ -61,7 +62,7 @@ class Ruler:
         program = job.program
         # Quality needs any right kernel, so none is tuned.
         tables = safe_tables(program, job.request.backend)
-        runner = PlanRunner(program, tables, job.request.backend, job.library)
+        runner = PlanRunner(insert_far_field(program, job.maps), tables, job.request.backend, job.library)
         self.models = Models(
             program,
             partial(runner, Plan.dense(program.sites)),
@@ -69,6 +70,7 @@ class Ruler:
             any_kernel(job, tables),
             job.interface,
             text_encoder(program, job.interface, job.model.source),
+            maps=job.maps,
         )
 
     def late(self) -> bool:

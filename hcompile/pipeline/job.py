@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from hcompile.pipeline.tuning import chosen_lengths
 from hcompile.plan import Plan
 from hcompile.policy.calibration import Splits
 from hcompile.policy.goal import Goal, goals_of
+from hcompile.policy.heads_under import Maps
 from hcompile.policy.interface import Interface
 from hcompile.program import Program
 from hcompile.program_json import program_to_json
@@ -63,6 +64,7 @@ class Job:
     dtype: str
     device: Device
     library: str = "default"
+    maps: Maps = field(default_factory=dict)
 
     @property
     def program(self) -> Program:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from hcompile.codegen import get_backend
 from hcompile.patterns import Pattern
+from hcompile.pipeline.far_times import FarTimes
 from hcompile.pipeline.report import NodeTime
 from hcompile.plan import Plan
 from hcompile.program import Program
@@ -36,6 +37,7 @@ class PlanKernels:
         self._tuner = tuner
         self._schedules: dict[tuple[Workload, ...], tuple[Schedule, ...]] = {}
         self._latency: dict[tuple[Workload, ...], LatencyTable] = {}
+        self._far = FarTimes(self._dtype, program.device)
 
     def tune(self, progress: Progress) -> None:
         """Search schedules for every shape of site, at the longest length.
@@ -61,7 +63,8 @@ class PlanKernels:
 
     def head_us(self, site: Site, pattern: Pattern, length: int) -> float:
         """Return the time that one head of `pattern` adds to a node of `site`, in microseconds."""
-        return self._latency[self._shape(site)].head_us(pattern, site, length)
+        own = self._latency[self._shape(site)].head_us(pattern, site, length)
+        return own + self._far.head_us(site, pattern, length)
 
     def tables(self, plan: Plan) -> dict[str, ScheduleTable]:
         """Return the schedules of every node of a plan by length, each the fastest for the node's mix of heads."""
@@ -88,7 +91,8 @@ class PlanKernels:
             workload = node_workload(plan[site.name], site, length, dtype=self._dtype)
             measured = self._tuner.choose(workload, self._schedules[shape]).median_us
             predicted = self._latency[shape].predict_node_us(plan[site.name], site, length)
-            times.append(NodeTime(site.name, length, predicted, measured or predicted))
+            far = sum(self._far.head_us(site, pattern, length) for pattern in plan[site.name])
+            times.append(NodeTime(site.name, length, predicted + far, (measured or predicted) + far))
         return tuple(times)
 
     def _shape(self, site: Site) -> tuple[Workload, ...]:

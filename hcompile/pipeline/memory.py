@@ -16,7 +16,15 @@ from hcompile.tuning_db.store import TuningDB
 from hcompile.values import sha256_json
 
 _CODE = (
-    *("operator.py", "refit_operator.py", "linear_operator.py", "reference.py", "program.py"),
+    *(
+        "operator.py",
+        "refit_operator.py",
+        "far_field.py",
+        "far_field_operator.py",
+        "linear_operator.py",
+        "reference.py",
+        "program.py",
+    ),
     *("patterns", "passes", "policy", "runtime", "codegen"),
 )
 """What decides a quality measurement: a change in any of it makes old ones unfit."""

@@ -12,13 +12,14 @@ from typing import Any
 from hcompile.artifact.write import write_artifact
 from hcompile.errors import EnvironmentFault
 from hcompile.frontend.load import ImportedModel
+from hcompile.passes.far_field import insert_far_field
 from hcompile.passes.refit import insert_refit, refit_facts
 from hcompile.passes.select import select
 from hcompile.pipeline.asked import asked
 from hcompile.pipeline.attempts import ATTEMPTS, GIVEN
 from hcompile.pipeline.beyond import measure_beyond
 from hcompile.pipeline.certifying import certify_lowered, text_encoder
-from hcompile.pipeline.choosing import Choice, choose
+from hcompile.pipeline.choosing import Choice, choose, learnt_maps
 from hcompile.pipeline.crossover import measure_crossover
 from hcompile.pipeline.job import Job, prepare
 from hcompile.pipeline.kernels import PlanKernels
@@ -31,6 +32,7 @@ from hcompile.pipeline.tuning import tune_options
 from hcompile.plan import Plan
 from hcompile.policy.certificate import Certificate
 from hcompile.policy.documents import Document, data_digest
+from hcompile.policy.heads_under import maps_digest
 from hcompile.policy.refit import Refit
 from hcompile.program import Program
 from hcompile.progress import Progress, quiet
@@ -79,6 +81,8 @@ def optimize(
         kernels = PlanKernels(job.program, job.lengths, request.backend, tuner)
         with stages("tune"):
             kernels.tune(progress)
+        with stages("features"):
+            job = replace(job, maps=learnt_maps(job, progress))
         certificate = None
         for attempt in ATTEMPTS if job.plan is None and job.held_out else GIVEN:
             with stages("choose"):
@@ -133,6 +137,7 @@ def _lower(
     program = select(job.program, plan)
     if refit is not None:
         program = insert_refit(program, refit.start, refit.weights(plan))
+    program = insert_far_field(program, job.maps)
     lowered = Lowered.of(program, job.model.original, tables, job.request.backend, job.library)
     return _Compiled(program, lowered, tables, nodes, refit)
 
@@ -158,6 +163,7 @@ def _certify(
     key = {
         "plan": None if plan is None else plan.digest,
         "refit": None if compiled.refit is None else compiled.refit.key(),
+        "maps": maps_digest(job.maps),
         "schedules": {name: table.to_json() for name, table in compiled.tables.items()},
         "goals": [goal.key() for goal in job.goals],
         "data": data_digest(documents),

@@ -8,14 +8,16 @@ that would dominate the whole policy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from hcompile.far_field import far_field
 from hcompile.patterns import Dense, Pattern
+from hcompile.patterns.base import NO_FAR_FIELD
 from hcompile.policy.listed import SiteLists, visible_to
 from hcompile.site import Site
 
@@ -23,13 +25,19 @@ _LEAST_BLOCK, _LARGEST_BLOCK = 128, 1024
 
 
 def attend(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, patterns: Sequence[Pattern], site: Site
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    patterns: Sequence[Pattern],
+    site: Site,
+    maps: Mapping[str, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Return softmax(scale * Q K^T on the visible pairs) V, differentiable in q, k and v.
 
     Args:
         q: `[B, Hq, S, D]`. k, v: `[B, Hkv, S, D]`. Every key is valid, and the first query is at position 0.
         patterns: one per query head.
+        maps: of linear far fields, by site; for patterns that have one.
 
     Returns:
         `[B, Hq, S, D]`, laid out as `[B, S, Hq, D]` in memory, as the operator's output is.
@@ -43,7 +51,10 @@ def attend(
             _heads(k, [h // site.group for h in heads]),
             _heads(v, [h // site.group for h in heads]),
         )
-        if pattern.reads_lists:
+        if pattern.far() != NO_FAR_FIELD:
+            assert maps is not None
+            outs.append(far_field(*part, None, maps[site.name][heads], *pattern.far(), 0, site.scale))
+        elif pattern.reads_lists:
             outs.append(_listed(*part, pattern, site))
         elif pattern == Dense():
             outs.append(F.scaled_dot_product_attention(*part, is_causal=site.causal, scale=site.scale))

@@ -8,7 +8,7 @@ scores. Repair measures whole plans, scores again around one that nearly holds, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from hcompile.plan import Plan
 from hcompile.policy.calibration import Splits
 from hcompile.policy.documents import data_digest
 from hcompile.policy.goal import Goal, scored_by
+from hcompile.policy.heads_under import Maps, maps_digest
 from hcompile.policy.interface import Interface
 from hcompile.policy.log import Trial
 from hcompile.policy.measure import Call, Comparison, Remembered
@@ -58,6 +59,7 @@ class Models:
         interface: how the program is called.
         encode: how the model reads text, None for one that takes none.
         refit: what `hybrid` runs plans with besides their patterns, in JSON types; None for nothing.
+        maps: of linear far fields, by site.
     """
 
     program: Program
@@ -67,6 +69,7 @@ class Models:
     interface: Interface
     encode: Encoder | None = None
     refit: Any = None
+    maps: Maps = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +221,7 @@ class Keeper:
         self._interface = models.interface
         scored = self._metrics[scored_by(goals)]
         self._surrogate = Likelihood() if scored.needs_logits else Direction()
+        self._maps = maps_digest(models.maps)
         self._dense = Remembered(models.dense)
         # The passes that write are not asked for again: only what was written is kept.
         self._write = Writer(models.dense, models.interface, progress)
@@ -231,6 +235,7 @@ class Keeper:
             "options": self._options,
             "surrogate": type(self._surrogate).__name__,
             "data": data_digest(self._splits.profile),
+            "maps": self._maps,
             "seed": self._seed,
         }
         known = self._memory.recall("policy.profile", key)
@@ -245,6 +250,7 @@ class Keeper:
             surrogate=self._surrogate,
             dense=self._dense,
             kernel=self._models.kernel,
+            maps=self._models.maps,
             seed=self._seed,
             stage=stage,
             progress=self._progress,
@@ -259,6 +265,7 @@ class Keeper:
             {
                 "plan": plan.digest,
                 "refit": self._models.refit,
+                "maps": self._maps,
                 "metric": metric.source(),
                 "data": data_digest(documents),
                 "seed": self._seed,

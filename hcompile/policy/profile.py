@@ -28,6 +28,7 @@ from hcompile.plan import Plan
 from hcompile.policy.batches import Batch, make_batch
 from hcompile.policy.differentiable import attend
 from hcompile.policy.documents import Document
+from hcompile.policy.heads_under import NO_MAPS, Maps, heads_under
 from hcompile.policy.interface import Interface
 from hcompile.policy.listed import SiteLists
 from hcompile.policy.measure import Call
@@ -88,8 +89,9 @@ class _Tap:
 class _Tapped(Interpreter):
     """Runs a program's graph under a plan with differentiable attention, and keeps the taps."""
 
-    def __init__(self, program: Program, plan: Plan) -> None:
+    def __init__(self, program: Program, plan: Plan, maps: Maps) -> None:
         super().__init__(program.graph)
+        self._maps = maps
         self._sites = {site.name: site for site in program.sites}
         self._plan = plan
         self.taps: list[_Tap] = []
@@ -99,7 +101,7 @@ class _Tapped(Interpreter):
             return super().run_node(n)
         site = self._sites[n.meta[SITE_META]]
         q, k, v = (self.env[arguments(n)[place]] for place in (Q, K, V))
-        out = attend(q, k, v, self._plan[site.name], site)
+        out = attend(q, k, v, self._plan[site.name], site, self._maps)
         if not out.requires_grad:
             # No weight needs a gradient, so the first attention of every branch starts one.
             out = out.detach().requires_grad_()
@@ -117,6 +119,7 @@ def expand(
     surrogate: Surrogate,
     dense: Call,
     kernel: Kernel,
+    maps: Maps = NO_MAPS,
     seed: int = 0,
     stage: str = "profile",
     progress: Progress = quiet,
@@ -126,6 +129,7 @@ def expand(
     Args:
         dense: the dense model, for the degradation of the plan itself.
         kernel: computes a site's attention with all heads under one pattern.
+        maps: of linear far fields, by site.
     """
     device = program.device
     generator = torch.Generator(device).manual_seed(seed)
@@ -140,7 +144,7 @@ def expand(
         progress(stage, done, len(documents))
         batch = make_batch([document], interface)
         with torch.enable_grad():
-            taps, rows = _run(program, plan, batch, interface)
+            taps, rows = _run(program, plan, batch, interface, maps)
             outs = [tap.out for tap in taps]
             pull: Sequence[torch.Tensor | None] = [None] * len(outs)
             if plan != own:
@@ -156,7 +160,7 @@ def expand(
         del rows
         with torch.no_grad():
             for tap, first, second in zip(taps, pull, push, strict=True):
-                _add_site(tap, first, second, units, kernel, slope, curvature, kept)
+                _add_site(tap, first, second, units, kernel, maps, slope, curvature, kept)
     progress(stage, len(documents), len(documents))
     return Scores(
         base / tokens,
@@ -166,8 +170,10 @@ def expand(
     )
 
 
-def _run(program: Program, plan: Plan, batch: Batch, interface: Interface) -> tuple[list[_Tap], torch.Tensor]:
-    tapped = _Tapped(program, plan)
+def _run(
+    program: Program, plan: Plan, batch: Batch, interface: Interface, maps: Maps
+) -> tuple[list[_Tap], torch.Tensor]:
+    tapped = _Tapped(program, plan, maps)
     outputs = tapped.run(*(value.to(program.device) for value in batch.inputs))
     return tapped.taps, _rows(outputs, interface)
 
@@ -185,6 +191,7 @@ def _add_site(
     push: torch.Tensor,
     units: Sequence[Unit],
     kernel: Kernel,
+    maps: Maps,
     slope: list[torch.Tensor],
     curvature: list[torch.Tensor],
     kept: list[torch.Tensor],
@@ -196,9 +203,10 @@ def _add_site(
     gradients = [None if gradient is None else _by_token(gradient) for gradient in (pull, push)]
     lists = SiteLists(tap.q, tap.k, tap.site)
     for pattern in patterns:
-        params = torch.tensor([pattern.params()] * tap.site.q_heads, dtype=torch.int32, device=tap.q.device)
         listed, read = lists.of(pattern)
-        its = kernel(tap.q, tap.k, tap.v, None, params, 0, tap.site.scale, tap.site.causal, *listed)
+        its = heads_under(
+            [pattern] * tap.site.q_heads, tap.q, tap.k, tap.v, tap.site, kernel, maps, listed=listed
+        )
         change = _by_token(its) - out
         first, second = (
             None if gradient is None else torch.mul(gradient, change).sum(-1) for gradient in gradients

@@ -12,7 +12,7 @@ attention, not other weights. What it gained on a trained model, and what was tr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from hcompile.patterns import Pattern
 from hcompile.plan import Plan
 from hcompile.policy.batches import make_batch
 from hcompile.policy.documents import Document, data_digest
+from hcompile.policy.heads_under import NO_MAPS, Maps, heads_under
 from hcompile.policy.interface import Interface
 from hcompile.program import SITE_META, Program
 from hcompile.progress import Progress, quiet
@@ -64,6 +65,7 @@ class Refit:
         *,
         interface: Interface,
         kernel: Kernel,
+        maps: Maps = NO_MAPS,
         progress: Progress = quiet,
     ) -> None:
         """Prepare for plans of `length` tokens.
@@ -72,12 +74,14 @@ class Refit:
             program: without second weights.
             documents: that certify nothing; read one at a time, without padding.
             kernel: computes a site's attention.
+            maps: of linear far fields, by site.
         """
         self.start = start_for(length)
         self._program = program
         self._documents = documents
         self._interface = interface
         self._kernel = kernel
+        self._maps = maps
         self._progress = progress
         self._own = Plan.dense(program.sites)
         self._kept: tuple[Plan, dict[str, torch.Tensor]] | None = None
@@ -94,6 +98,11 @@ class Refit:
             self._kept = plan, self._fit(plan)
         return self._kept[1]
 
+    def _under(
+        self, patterns: Sequence[Pattern], q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: Site
+    ) -> torch.Tensor:
+        return heads_under(patterns, q, k, v, site, self._kernel, self._maps)
+
     def _fit(self, plan: Plan) -> dict[str, torch.Tensor]:
         projections = output_projections(self._program)
         changed = {
@@ -107,7 +116,7 @@ class Refit:
             for done, document in enumerate(self._documents):
                 self._progress("refit", done, total)
                 inputs = make_batch([document], self._interface).inputs
-                run = _Both(self._program, plan, self._own, self._kernel, changed, self.start, sums)
+                run = _Both(self._program, plan, self._own, self._under, changed, self.start, sums)
                 run.run(*(value.to(self._program.device) for value in inputs))
         self._progress("refit", total, total)
         found = {}
@@ -115,6 +124,10 @@ class Refit:
             weight: Any = linear.args[1]
             found[refit_name(site)] = sums[site.name].refit(self._program.tensors[weight.target])
         return found
+
+
+Under = Callable[[Sequence[Pattern], torch.Tensor, torch.Tensor, torch.Tensor, Site], torch.Tensor]
+"""Attention of a site's heads under these patterns."""
 
 
 class _Sums:
@@ -150,14 +163,14 @@ class _Both(Interpreter):
         program: Program,
         plan: Plan,
         own: Plan,
-        kernel: Kernel,
+        under: Under,
         changed: dict[Node, Site],
         start: int,
         sums: dict[str, _Sums],
     ) -> None:
         super().__init__(program.graph)
         self._sites = {site.name: site for site in program.sites}
-        self._plan, self._own, self._kernel = plan, own, kernel
+        self._plan, self._own, self._under = plan, own, under
         self._changed = {linear.name: site.name for linear, site in changed.items()}
         self._start = start
         self._sums = sums
@@ -176,10 +189,6 @@ class _Both(Interpreter):
     def _attend(self, n: Node, site: Site) -> torch.Tensor:
         q, k, v = (self.env[arguments(n)[place]] for place in (Q, K, V))
 
-        def under(patterns: Sequence[Pattern]) -> torch.Tensor:
-            params = torch.tensor([each.params() for each in patterns], dtype=torch.int32, device=q.device)
-            return self._kernel(q, k, v, None, params, 0, site.scale, site.causal)
-
         if site.name in self._sums:
-            self._dense[site.name] = under(self._own[site.name])
-        return under(self._plan[site.name])
+            self._dense[site.name] = self._under(self._own[site.name], q, k, v, site)
+        return self._under(self._plan[site.name], q, k, v, site)

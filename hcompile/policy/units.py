@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from hcompile.errors import UsageError
-from hcompile.patterns import Dense, Local, Pattern, families, menu_of
+from hcompile.patterns import Dense, Local, Pattern, default_families, families, menu_of
 from hcompile.plan import Plan, own_pattern
 from hcompile.site import Site
 
@@ -37,11 +37,11 @@ def menu(site: Site, length: int, chosen: Collection[str] | None = None) -> tupl
     """Return the patterns of a site that see less than the model's own one at `length` tokens, that one first.
 
     Args:
-        chosen: families to choose from, None for all.
+        chosen: families to choose from, None for those that learn nothing.
     """
     own = own_pattern(site)
-    names = [family for family in families() if chosen is None or family in chosen]
-    patterns = [pattern for family in names for pattern in menu_of(family)]
+    asked = default_families() if chosen is None else chosen
+    patterns = [pattern for family in families() if family in asked for pattern in menu_of(family)]
     if isinstance(own, Dense):
         fits = [pattern for pattern in patterns if pattern.serves(causal=site.causal)]
         return (own, *(pattern for pattern in fits if pattern.hides(length)))
@@ -65,7 +65,7 @@ def units_of(
         length: tokens that the plan is made for.
         granularity: "head", "group" (query heads of one KV head) or "layer".
         keep_layers: layers (`Site.layer`) that stay as they are.
-        chosen: families of patterns to choose from, None for all.
+        chosen: families of patterns to choose from, None for those that learn nothing.
 
     Raises:
         UsageError: the settings contradict each other or the model, or leave nothing to choose.

@@ -1,0 +1,187 @@
+"""Attention whose far field is linear: exact scores near the query, learned features for all that lies further back.
+
+A head sees a window and the first tokens as every local head does. Of the keys before the window it keeps `F` sums:
+every key is shared out over `F` features, and a query weighs the sums, so that reading them costs as much as `F` keys
+at any length. With phi(k) = softmax(A_k k + b_k) and psi(q) = exp(A_q q + b_q), both `[F]`, the output of a query is
+
+    (sum over near keys of exp(scale q.k) v + psi(q) . sum over far keys of phi(k) v)
+    / (the same without v)
+
+Softmax attention and linear attention in one normalisation, as in LoLCATs (arXiv:2410.10254), with features that need
+no more than an exponential (Hedgehog, arXiv:2402.04347). The features are of queries and keys as attention gets them,
+rotary embedding included; `hcompile.policy.feature_maps` learns them.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+QUERY, KEY = 0, 1
+"""Places in a tensor of maps `[Hq, 2, F, D + 1]`: a row is a feature, its last number a bias."""
+
+_LEAST_BLOCK, _LARGEST_BLOCK = 64, 512
+
+
+def far_field(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    key_mask: torch.Tensor | None,
+    maps: torch.Tensor,
+    window: int,
+    sinks: int,
+    q_offset: int,
+    scale: float,
+) -> torch.Tensor:
+    """Return causal attention with a linear far field: in blocks of queries, differentiable, exact in float64.
+
+    Args:
+        q, k, v: `[B, H, Sq, D]` and `[B, H, Sk, D]`: a KV head for every query head.
+        key_mask: bool `[B, Sk]`, True for valid keys, or None.
+        maps: `[H, 2, F, D + 1]`.
+        window, sinks: as of `hcompile.patterns.Local`, of all heads.
+        q_offset: absolute position of the first query.
+
+    Returns:
+        `[B, H, Sq, D]` in the dtype of `q`; zeros for a query that sees no key.
+    """
+    blocks = _Blocks(q.shape[2], k.shape[2], key_mask, window, sinks, q_offset, q.device)
+    near, near_log = _near(q, k, v, blocks, scale)
+    wide = near_log.dtype
+    key_map, query_map = (maps[:, place].to(wide) for place in (KEY, QUERY))
+    features = (k.to(wide) @ key_map[:, :, :-1].transpose(1, 2) + key_map[:, None, :, -1]).softmax(-1)
+    features = features * blocks.may_be_far[:, None, :, None]
+    values = F.pad(v.to(wide), (0, 1), value=1.0)  # The last column adds up the weights.
+    weighing = blocks.of_queries(q.to(wide)) @ query_map[:, None, :, :-1].transpose(-1, -2)
+    weighing = weighing + query_map[:, None, None, :, -1]
+    with torch.no_grad():  # The largest exponent, which divides out.
+        largest = torch.maximum(weighing.amax(-1, keepdim=True), near_log)
+    psi = (weighing - largest).exp()
+    # Whole blocks of far keys through their sums, and the keys that are far from some queries of a block only.
+    edge_features, edge_values = (blocks.edges(value) for value in (features, values))
+    edge = (psi @ edge_features.transpose(-1, -2)) * blocks.edge_is_far
+    far = psi @ blocks.sums_before(features, values) + edge @ edge_values
+    near_weight = (near_log - largest).exp()
+    total = near_weight + far[..., -1:]
+    out = (near * near_weight + far[..., :-1]) / total.clamp(min=torch.finfo(wide).tiny)
+    return blocks.joined(out).to(q.dtype)
+
+
+class _Blocks:
+    """Which keys the blocks of queries see how. Key `first + i` has the place i: of block b, the queries see the places
+    from b * size on themselves, and those before are far from all of them."""
+
+    def __init__(
+        self,
+        q_len: int,
+        kv_len: int,
+        key_mask: torch.Tensor | None,
+        window: int,
+        sinks: int,
+        q_offset: int,
+        device: torch.device,
+    ) -> None:
+        self.size = min(max(window, _LEAST_BLOCK), _LARGEST_BLOCK)
+        self.count = -(-q_len // self.size)
+        self.first = q_offset - window + 1
+        self._q_len, self._window = q_len, window
+        self.places = window - 1 + self.count * self.size
+        valid = torch.ones(1, kv_len, dtype=torch.bool, device=device) if key_mask is None else key_mask
+        key = torch.arange(kv_len, device=device)
+        after_sinks = valid.to(torch.uint8).argmax(1, keepdim=True) + sinks  # [B or 1, 1]
+        self.sinks = torch.arange(-sinks, 0, device=device) + after_sinks
+        self.may_be_far = valid & (key >= after_sinks)
+        at = torch.arange(self.places, device=device)
+        position = window - 1 + torch.arange(self.count * self.size, device=device)
+        distance = position.view(self.count, self.size, 1) - at.unfold(0, self._span, self.size)[:, None]
+        there = self._spans(self._placed(self.may_be_far[:, None, :, None]))[:, 0, :, None, :, 0]
+        # All [B or 1, 1, blocks, queries, keys].
+        self.near = (there & (distance >= 0) & (distance < window))[:, None]
+        edges = slice(0, self.size)
+        self.edge_is_far = (there & (distance >= window))[:, None, ..., edges]
+        sinks_there = valid.gather(1, self.sinks.clamp(max=kv_len - 1).expand(len(valid), -1)) & (
+            self.sinks < kv_len
+        )
+        seen = self.sinks[:, None, None] <= position.view(self.count, self.size, 1) + self.first
+        self.sink_seen = (sinks_there[:, None, None] & seen)[:, None]
+
+    @property
+    def _span(self) -> int:
+        return self._window - 1 + self.size
+
+    def of_queries(self, value: torch.Tensor) -> torch.Tensor:
+        """Turn `[B, H, Sq, X]` to `[B, H, blocks, queries, X]`."""
+        parts: torch.Tensor = F.pad(value, (0, 0, 0, self.count * self.size - self._q_len)).unflatten(
+            2, (self.count, self.size)
+        )
+        return parts
+
+    def joined(self, value: torch.Tensor) -> torch.Tensor:
+        """The inverse of `of_queries`."""
+        return value.flatten(2, 3)[:, :, : self._q_len]
+
+    def near_keys(self, value: torch.Tensor) -> torch.Tensor:
+        """Turn `[B, H, Sk, X]` to the sinks and the keys that some query of a block sees: `[B, H, blocks, keys, X]`."""
+        batch, heads, kv_len, width = value.shape
+        index = (
+            self.sinks.clamp(max=kv_len - 1).expand(batch, -1)[:, None, :, None].expand(-1, heads, -1, width)
+        )
+        sinks = value.gather(2, index)[:, :, None].expand(-1, -1, self.count, -1, -1)
+        return torch.cat([sinks, self._spans(self._placed(value))], dim=3)
+
+    def edges(self, value: torch.Tensor) -> torch.Tensor:
+        """Turn `[B, H, Sk, X]` to the keys that are far from some queries of a block: `[B, H, blocks, keys, X]`."""
+        firsts = self._placed(value)[:, :, : self.count * self.size]
+        parts: torch.Tensor = firsts.unflatten(2, (self.count, self.size))
+        return parts
+
+    def sums_before(self, features: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """Return the sums over the keys before each block's first place: `[B, H, blocks, F, D + 1]`."""
+        before = max(0, self.first)
+        sums = (features[:, :, :before].transpose(-1, -2) @ values[:, :, :before])[:, :, None]
+        if self.count > 1:
+            earlier = (
+                self._placed(value)[:, :, : (self.count - 1) * self.size] for value in (features, values)
+            )
+            parts = [value.unflatten(2, (self.count - 1, self.size)) for value in earlier]
+            sums = torch.cat([sums, parts[0].transpose(-1, -2) @ parts[1]], dim=2).cumsum(2)
+        return sums
+
+    def _placed(self, value: torch.Tensor) -> torch.Tensor:
+        """Move `[B, H, Sk, X]` to the places of keys, zeros where there is none: `[B, H, places, X]`."""
+        moved = F.pad(
+            value[:, :, max(0, self.first) : self.first + self.places], (0, 0, max(0, -self.first), 0)
+        )
+        return F.pad(moved, (0, 0, 0, self.places - moved.shape[2]))
+
+    def _spans(self, value: torch.Tensor) -> torch.Tensor:
+        """View `[B, H, places, X]` as `[B, H, blocks, span, X]`."""
+        return value.unfold(2, self._span, self.size).transpose(-1, -2)
+
+
+def _near(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, blocks: _Blocks, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return attention to the near keys and sinks `[B, H, blocks, queries, D]`, and the logarithm of what it was
+    divided by `[B, H, blocks, queries, 1]`, which is -inf where there is no such key: in float32 at least."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    seen = torch.cat([blocks.sink_seen, blocks.near], dim=-1)
+    queries, keys, values = blocks.of_queries(q), blocks.near_keys(k), blocks.near_keys(v)
+    if q.device.type == "cpu":
+        hidden = torch.zeros(seen.shape, dtype=q.dtype).masked_fill_(~seen, float("-inf"))
+        batch = q.shape[0]
+        args = (value.transpose(1, 2).flatten(0, 1) for value in (queries, keys, values))
+        mask = hidden.expand(batch, -1, -1, -1, -1).transpose(1, 2).flatten(0, 1)
+        out, log = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            *args, attn_mask=mask, scale=scale
+        )
+        out, log = (
+            value.unflatten(0, (batch, blocks.count)).transpose(1, 2) for value in (out, log[..., None])
+        )
+        nothing = ~seen.any(-1, keepdim=True)
+        return out.to(wide).masked_fill(nothing, 0.0), log.to(wide).masked_fill(nothing, float("-inf"))
+    scores = ((queries.to(wide) @ keys.to(wide).transpose(-1, -2)) * scale).masked_fill(~seen, float("-inf"))
+    log = scores.logsumexp(-1, keepdim=True)
+    weights = (scores - log.clamp(min=torch.finfo(wide).min)).exp()
+    return weights @ values.to(wide), log

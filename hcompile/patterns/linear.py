@@ -1,0 +1,76 @@
+"""Linear attention to what lies outside a window: a head sees near keys exactly, and the rest through learned features.
+
+The rule is that of `hcompile.far_field`. Its maps are learnt from calibration text, so the family is there for those
+who name it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hcompile.patterns.base import Pattern, register_family
+from hcompile.patterns.dense import Dense
+from hcompile.patterns.local import Local
+
+if TYPE_CHECKING:
+    import torch
+
+FEATURES = 16
+"""Of every head: 32 and 64 lose less, and cost more than they save (docs/adr/0018)."""
+
+NOTHING = Local(1, 0)
+"""What kernels compute for such a head, to be replaced: a query and its own key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Linear(Pattern):
+    """The head sees keys less than `window` positions away and the first `sinks` valid keys, as `Local` does, and all
+    others through the sums of its features. Causal attention only."""
+
+    window: int
+    sinks: int = 0
+    family: ClassVar[str] = "linear"
+
+    def __post_init__(self) -> None:
+        Local(self.window, self.sinks)  # The same numbers, and the same error.
+
+    def params(self) -> tuple[int, int]:
+        return NOTHING.params()
+
+    def far(self) -> tuple[int, int]:
+        return self.window, self.sinks
+
+    def to_json(self) -> dict[str, Any]:
+        return {"family": self.family, "window": self.window, "sinks": self.sinks}
+
+    def label(self) -> str:
+        return f"linear {self.window}+{self.sinks}"
+
+    def hides(self, length: int) -> bool:
+        return self.window + self.sinks < length
+
+    def serves(self, *, causal: bool) -> bool:
+        return causal
+
+    def alike(self) -> Pattern:
+        return NOTHING
+
+    def timed_as(self) -> tuple[tuple[float, Pattern], ...]:
+        return ((1.0, NOTHING),)
+
+    def visible(self, position: torch.Tensor, key: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+        """Return what is seen exactly."""
+        return ((position - key).abs() < self.window) | (key < start + self.sinks)
+
+    def visited_pairs(self, q_len: int, kv_len: int, *, causal: bool) -> int:
+        """Count the near pairs, and for every query and every key as many as it has features: to weigh or make up the
+        sums takes two products for each, as a pair does."""
+        near = Local(self.window, self.sinks).visited_pairs(q_len, kv_len, causal=causal)
+        dense = Dense().visited_pairs(q_len, kv_len, causal=causal)
+        return min(dense, near + FEATURES * (q_len + kv_len) if self.hides(kv_len) else dense)
+
+
+MENU = tuple(Linear(window, 16) for window in (32, 64, 128, 256, 512, 1024, 2048))
+
+register_family(Linear.family, lambda fields: Linear(**fields), Linear, MENU, learned=True)

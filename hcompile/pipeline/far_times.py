@@ -1,0 +1,44 @@
+"""What a linear far field takes beside the kernel of its node: measured here, once for each window and length."""
+
+from __future__ import annotations
+
+from functools import partial
+from statistics import median
+
+import torch
+
+from hcompile.far_field import far_field
+from hcompile.patterns import Pattern
+from hcompile.patterns.base import NO_FAR_FIELD
+from hcompile.patterns.linear import FEATURES
+from hcompile.site import Site
+from hcompile.tuning.timing import Rounds, graph_clock, time_calls
+
+_ROUNDS = Rounds(least=3, most=10, enough_s=0.1)
+
+
+class FarTimes:
+    """Times of single heads on random inputs."""
+
+    def __init__(self, dtype: str, device: torch.device) -> None:
+        self._dtype: torch.dtype = getattr(torch, dtype)
+        self._device = device
+        self._known: dict[tuple[int, int, int, int], float] = {}
+
+    def head_us(self, site: Site, pattern: Pattern, length: int) -> float:
+        """Return what the far field of one head takes at `length` tokens in microseconds, 0 where it has none."""
+        if pattern.far() == NO_FAR_FIELD:
+            return 0.0
+        window, sinks = pattern.far()
+        key = (site.head_dim, length, window, sinks)
+        if key not in self._known:
+            self._known[key] = self._time_us(*key)
+        return self._known[key]
+
+    def _time_us(self, head_dim: int, length: int, window: int, sinks: int) -> float:
+        q, k, v = torch.randn(3, 1, 1, length, head_dim, device=self._device).to(self._dtype)
+        maps = torch.randn(1, 2, FEATURES, head_dim + 1, device=self._device)
+        call = partial(far_field, q, k, v, None, maps, window, sinks, 0, head_dim**-0.5)
+        with torch.inference_mode():
+            (times,) = time_calls([call], _ROUNDS, graph_clock(self._device.type)).times_us
+        return median(times)
