@@ -55,17 +55,61 @@ def far_field(
     values = F.pad(v.to(wide), (0, 1), value=1.0)  # The last column adds up the weights.
     weighing = blocks.of_queries(q.to(wide)) @ query_map[:, None, :, :-1].transpose(-1, -2)
     weighing = weighing + query_map[:, None, None, :, -1]
-    with torch.no_grad():  # The largest exponent, which divides out.
-        largest = torch.maximum(weighing.amax(-1, keepdim=True), near_log)
+    largest = weighing.detach().amax(-1, keepdim=True)
     psi = (weighing - largest).exp()
     # Whole blocks of far keys through their sums, and the keys that are far from some queries of a block only.
     edge_features, edge_values = (blocks.edges(value) for value in (features, values))
     edge = (psi @ edge_features.transpose(-1, -2)) * blocks.edge_is_far
     far = psi @ blocks.sums_before(features, values) + edge @ edge_values
-    near_weight = (near_log - largest).exp()
-    total = near_weight + far[..., -1:]
-    out = (near * near_weight + far[..., :-1]) / total.clamp(min=torch.finfo(wide).tiny)
+    out = _merged(near, near_log, far, largest)
     return blocks.joined(out).to(q.dtype)
+
+
+def far_field_reference(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    key_mask: torch.Tensor | None,
+    maps: torch.Tensor,
+    window: int,
+    sinks: int,
+    q_offset: int,
+    scale: float,
+) -> torch.Tensor:
+    """Say `far_field` once more, pair by pair: a weight for every query and key, without regard to overflow."""
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    queries, keys, values, wide = (value.to(dtype) for value in (q, k, v, maps))
+    q_len, kv_len = q.shape[2], k.shape[2]
+    valid = torch.ones(1, kv_len, dtype=torch.bool, device=q.device) if key_mask is None else key_mask
+    key = torch.arange(kv_len, device=q.device)
+    position = q_offset + torch.arange(q_len, device=q.device)[:, None]
+    sink = key < valid.to(torch.uint8).argmax(1)[:, None, None] + sinks
+    seen = (valid[:, None] & (key <= position))[:, None]
+    near = (sink | (position - key < window))[:, None]
+    phi = (keys @ wide[:, KEY, :, :-1].transpose(-1, -2) + wide[:, KEY, None, :, -1]).softmax(-1)
+    psi = (queries @ wide[:, QUERY, :, :-1].transpose(-1, -2) + wide[:, QUERY, None, :, -1]).exp()
+    exact = (queries @ keys.transpose(-1, -2) * scale).exp()
+    weights = torch.where(near, exact, psi @ phi.transpose(-1, -2)) * seen
+    out: torch.Tensor = (weights @ values / weights.sum(-1, keepdim=True)).nan_to_num(0.0)
+    return out.to(q.dtype)
+
+
+def _merged(
+    near: torch.Tensor, near_log: torch.Tensor, far: torch.Tensor, largest: torch.Tensor
+) -> torch.Tensor:
+    """Return the mean of both fields' values by their weights, zeros where there are none.
+
+    Args:
+        near: `[..., D]`, and near_log `[..., 1]`, the logarithm of its weight.
+        far: `[..., D + 1]`, values and their weight, both divided by the exponential of largest `[..., 1]`.
+    """
+    sums, weight = far[..., :-1], far[..., -1:]
+    there = weight.clamp(min=torch.finfo(weight.dtype).tiny)
+    far_log = (largest + there.log()).masked_fill(weight <= 0, float("-inf"))
+    top = torch.maximum(near_log, far_log).detach().clamp(min=torch.finfo(weight.dtype).min)
+    near_share, far_share = (near_log - top).exp(), (far_log - top).exp()
+    total = (near_share + far_share).clamp(min=torch.finfo(weight.dtype).tiny)
+    return (near * near_share + sums / there * far_share) / total
 
 
 class _Blocks:
@@ -168,7 +212,10 @@ def _near(
     wide = torch.promote_types(q.dtype, torch.float32)
     seen = torch.cat([blocks.sink_seen, blocks.near], dim=-1)
     queries, keys, values = blocks.of_queries(q), blocks.near_keys(k), blocks.near_keys(v)
-    if q.device.type == "cpu":
+    # Its gradient leaves out what goes through the logarithm.
+    if q.device.type == "cpu" and not (
+        torch.is_grad_enabled() and any(value.requires_grad for value in (q, k, v))
+    ):
         hidden = torch.zeros(seen.shape, dtype=q.dtype).masked_fill_(~seen, float("-inf"))
         batch = q.shape[0]
         args = (value.transpose(1, 2).flatten(0, 1) for value in (queries, keys, values))

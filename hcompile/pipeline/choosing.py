@@ -184,17 +184,28 @@ def _refit(job: Job, tables: Mapping[str, ScheduleTable], progress: Progress) ->
     )
 
 
-def learnt_maps(job: Job, progress: Progress) -> Maps:
-    """Return the feature maps of linear far fields, where a given plan has some or a chosen one may.
+def wants_maps(request: OptimizeRequest, plan: Plan | None, program: Program, data: Data) -> bool:
+    """Return whether a given plan has linear far fields, or a chosen one may.
 
     Raises:
-        UsageError: there is no text to learn them from.
+        UsageError: there is nothing to learn their features from.
     """
-    given = job.plan is not None and any(has_far_field(job.plan, site) for site in job.program.sites)
-    if not (given or (job.plan is None and _asks_for_far_fields(job.request))):
+    if plan is None:
+        wanted = _asks_for_far_fields(request)
+    else:
+        wanted = any(has_far_field(plan, site) for site in program.sites)
+    if wanted and data.splits is None:
+        raise UsageError(
+            f"{request.model}: the plan has linear heads, whose features are learnt from documents: pass --calib"
+        )
+    return wanted
+
+
+def learnt_maps(job: Job, progress: Progress) -> Maps:
+    """Return the feature maps of linear far fields where the job wants some."""
+    if not job.wants_maps:
         return NO_MAPS
-    if job.splits is None:
-        raise UsageError(f"{job.request.model}: linear far fields are learnt from documents: pass --calib")
+    assert job.splits is not None  # `wants_maps` saw to it
     documents = (*job.splits.profile, *job.splits.fit)
     return learn_maps(
         job.program, documents, interface=job.interface, seed=job.request.seed, progress=progress

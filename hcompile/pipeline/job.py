@@ -16,7 +16,7 @@ from hcompile.frontend.load import ImportedModel, load_model
 from hcompile.passes.place import place_both
 from hcompile.pipeline.beyond import Longer, check_beyond, read_longer
 from hcompile.pipeline.certifying import text_encoder
-from hcompile.pipeline.choosing import candidates, check_refit, read_plan, read_splits
+from hcompile.pipeline.choosing import candidates, check_refit, read_plan, read_splits, wants_maps
 from hcompile.pipeline.importing import fit_to
 from hcompile.pipeline.request import OptimizeRequest
 from hcompile.pipeline.tuning import chosen_lengths
@@ -47,6 +47,8 @@ class Job:
         splits: documents, None where nothing is to be measured.
         held_out: the documents are fit for a certificate.
         longer: documents of lengths beyond the planned ones.
+        wants_maps: the plan has linear far fields, or may get some.
+        maps: their features by site; learnt when the database is open.
         library: what multiplies weight matrices (`hcompile.pipeline.linear_library`); set when the database is open.
     """
 
@@ -64,6 +66,7 @@ class Job:
     dtype: str
     device: Device
     library: str = "default"
+    wants_maps: bool = False
     maps: Maps = field(default_factory=dict)
 
     @property
@@ -125,6 +128,7 @@ def prepare(
         candidates(request, program, lengths[-1], compute_dtype(program))
     data = read_splits(request, model, interface, interface.fixed_length or lengths[-1])
     untouched = check_refit(request, program, data)
+    plan = None if request.plan is None else read_plan(request.plan, program)
     encode = text_encoder(program, interface, model.source)
     longer, warnings = read_longer(
         beyond,
@@ -141,7 +145,8 @@ def prepare(
     return Job(
         request=request,
         model=_on_device(model, device),
-        plan=None if request.plan is None else read_plan(request.plan, program),
+        plan=plan,
+        wants_maps=wants_maps(request, plan, program, data),
         goals=goals,
         interface=interface,
         graphs_sha256=sha256_json(graphs),

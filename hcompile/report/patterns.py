@@ -44,7 +44,8 @@ def section(facts: Facts) -> Section:
         f"Each pattern once, the widest first: queries from top to bottom, keys from left to right, {length} of each. "
         f"A cell is the more solid, the more of the pairs sampled in it are visible ({_SAMPLES} x {_SAMPLES} at most); "
         "the percentage is counted. Of a routed head only the blocks that it reads whatever the text are drawn, and "
-        "its percentage is what it was measured to read, with what its choice takes."
+        "its percentage is what it was measured to read, with what its choice takes. Of a linear head only what it "
+        "sees exactly is drawn; its percentage has what its features take."
     )
     return Section("patterns", "Patterns", ((told,), tuple(pictures)))
 

@@ -9,11 +9,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcompile.patterns import UNBOUNDED, Dense, GlobalTokens, Local, Pattern, parse_pattern
+from hcompile.patterns import (
+    UNBOUNDED,
+    Dense,
+    GlobalTokens,
+    Linear,
+    Local,
+    Pattern,
+    default_families,
+    families,
+    parse_pattern,
+)
 from hcompile.patterns.base import pattern_of_label, register_family
 
 sizes = st.integers(1, UNBOUNDED - 1)
-patterns = st.one_of(st.just(Dense()), st.builds(Local, sizes, sizes), st.builds(GlobalTokens, sizes, sizes))
+patterns = st.one_of(
+    st.just(Dense()), *(st.builds(kind, sizes, sizes) for kind in (Local, Linear, GlobalTokens))
+)
 
 
 @given(patterns)
@@ -41,6 +53,10 @@ def test_a_label_of_no_pattern_is_refused(label: str) -> None:
         pattern_of_label(label)
 
 
+def test_what_learns_from_text_is_chosen_from_where_it_is_asked_for() -> None:
+    assert set(families()) - set(default_families()) == {"linear"}
+
+
 def test_labels_are_short_names() -> None:
     assert [Dense().label(), Local(256, 64).label()] == ["dense", "local 256+64"]
 
@@ -61,7 +77,9 @@ def test_sinks_out_of_range_are_refused(sinks: Any) -> None:
     "value", [None, 3, "dense", [], {}, {"family": "strided"}, {"family": ["local"]}, {"family": {}}]
 )
 def test_an_unknown_family_is_refused_with_the_known_ones(value: Any) -> None:
-    with pytest.raises(ValueError, match=r"is of no known family \(known: dense, global, local, routed\)"):
+    with pytest.raises(
+        ValueError, match=r"is of no known family \(known: dense, global, linear, local, routed\)"
+    ):
         parse_pattern(value)
 
 

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcompile.patterns import Dense, GlobalTokens, Local, Pattern
+from hcompile.patterns import Dense, GlobalTokens, Linear, Local, Pattern
 from hcompile.patterns.base import clipped_sum
+from hcompile.patterns.linear import FEATURES
 
 sizes = st.integers(1, 40)
 patterns = st.one_of(
@@ -38,6 +39,19 @@ def test_more_queries_than_keys_are_counted_too(
     pattern: Pattern, q_len: int, kv_len: int, causal: bool
 ) -> None:
     assert pattern.visited_pairs(q_len, kv_len, causal=causal) == counted(pattern, q_len, kv_len, causal)
+
+
+@given(sizes, st.integers(0, 40), st.integers(1, 400), st.integers(0, 40))
+def test_a_linear_head_counts_what_it_sees_and_its_features(
+    window: int, sinks: int, q_len: int, earlier: int
+) -> None:
+    kv_len = q_len + earlier
+    pattern = Linear(window, sinks)
+    dense = Dense().visited_pairs(q_len, kv_len, causal=True)
+    wanted = dense
+    if window + sinks < kv_len:
+        wanted = min(dense, counted(pattern, q_len, kv_len, causal=True) + FEATURES * (q_len + kv_len))
+    assert pattern.visited_pairs(q_len, kv_len, causal=True) == wanted
 
 
 @given(st.integers(-20, 20), st.integers(0, 40), st.integers(0, 12))

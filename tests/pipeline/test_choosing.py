@@ -8,10 +8,11 @@ from typing import Any, cast
 import pytest
 
 from hcompile.errors import UsageError
-from hcompile.patterns import Dense, Local, Routed, families
+from hcompile.patterns import Dense, Linear, Local, Pattern, Routed, default_families
 from hcompile.pipeline import choosing
-from hcompile.pipeline.choosing import check_refit, usable_families
+from hcompile.pipeline.choosing import check_refit, usable_families, wants_maps
 from hcompile.pipeline.request import OptimizeRequest
+from hcompile.plan import Plan
 from hcompile.site import Site
 from tests.policy.tiny_programs import tiny_text
 
@@ -20,7 +21,7 @@ PROGRAM = cast(Any, SimpleNamespace(sites=(SITE,)))
 
 
 def test_every_family_can_be_chosen_where_the_target_has_kernels_for_it() -> None:
-    assert usable_families(OptimizeRequest("model"), PROGRAM, "float32") == list(families())
+    assert usable_families(OptimizeRequest("model"), PROGRAM, "float32") == list(default_families())
     wanted = OptimizeRequest("model", families=("routed",))
     assert usable_families(wanted, PROGRAM, "float32") == ["routed"]
 
@@ -29,7 +30,7 @@ def test_routed_heads_are_left_out_where_the_target_has_no_kernel(monkeypatch: p
     blind = SimpleNamespace(routes=lambda dtype, head_dim: False)
     monkeypatch.setattr(choosing, "get_backend", lambda name: blind)
     found = usable_families(OptimizeRequest("model"), PROGRAM, "float32")
-    assert found == [family for family in families() if family != "routed"]
+    assert found == [family for family in default_families() if family != "routed"]
 
 
 @pytest.mark.parametrize(
@@ -69,3 +70,26 @@ def test_a_refit_wants_documents_and_linear_layers_behind_causal_attention(
     monkeypatch.setattr(choosing, "output_projections", lambda program: {program.sites[0].name: None})
     (warning,) = check_refit(wanted, program, some)
     assert "leaves 1 of 2 attentions as they are" in warning and program.sites[1].name in warning
+
+
+@pytest.mark.parametrize(
+    ("families", "plan", "wanted"),
+    [
+        (None, None, False),
+        (("local",), None, False),
+        (("local", "linear"), None, True),
+        (("linear",), Local(8), False),
+        (None, Linear(8), True),
+    ],
+)
+def test_features_are_learnt_for_plans_that_have_or_may_get_some(
+    families: tuple[str, ...] | None, plan: Pattern | None, wanted: bool
+) -> None:
+    program = tiny_text()
+    given = None if plan is None else Plan.of({site.name: [plan] * site.q_heads for site in program.sites})
+    some, none = (cast(Any, SimpleNamespace(splits=splits)) for splits in ("documents", None))
+    request = OptimizeRequest("model", families=families)
+    assert wants_maps(request, given, program, some) is wanted
+    if wanted:
+        with pytest.raises(UsageError, match="model: the plan has linear heads, whose features are learnt"):
+            wants_maps(request, given, program, none)

@@ -18,8 +18,9 @@ import hcompile
 from hcompile.artifact.load import open_artifact
 from hcompile.errors import UsageError
 from hcompile.frontend.load import ImportedModel
+from hcompile.passes.far_field import far_nodes
 from hcompile.passes.select import select
-from hcompile.patterns import Dense, Local
+from hcompile.patterns import Dense, Linear, Local
 from hcompile.pipeline.attempts import Attempt
 from hcompile.pipeline.optimize import optimize
 from hcompile.pipeline.report import OptimizeReport
@@ -168,6 +169,39 @@ def test_a_refitted_artifact_is_certified_as_it_runs_and_keeps_the_dense_model(
     assert float(long.abs().max()) > 1e-4
     again = verify(VerifyRequest(Path(report.output), str(request_of.calib)))
     assert again.measured.holds
+
+
+@pytest.mark.usefixtures("first")
+def test_linear_heads_are_learnt_certified_and_kept(
+    request_of: OptimizeRequest, model: ImportedModel, reader: Reader, tmp_path: Path
+) -> None:
+    (site,) = model.program.sites
+    plan = Plan.of({site.name: (Linear(64, 16), Dense(), Local(64, 4), Linear(32, 16))})
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps(plan.to_json()))
+    wanted = replace(request_of, plan=file, refit=True)
+    report = optimize(wanted, model=model)
+    assert report.outcome == "hybrid" and report.plan == plan
+    assert report.run is not None and report.run["documents"]["learn features"] > 0
+    opened = open_artifact(report.output)
+    assert opened.program.plan == plan and far_nodes(opened.program.graph.graph)
+    ids = torch.randint(256, (2, LENGTH), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(opened.lowered.dense(ids)[0], reader(ids), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(opened.lowered.hybrid(ids), opened.program.run(ids), rtol=1e-4, atol=1e-5)
+    assert verify(VerifyRequest(Path(report.output), str(request_of.calib))).measured.holds
+    assert optimize(wanted, model=model).certificate == report.certificate
+
+
+@pytest.mark.usefixtures("first")
+def test_linear_heads_can_be_chosen(
+    request_of: OptimizeRequest, model: ImportedModel, tmp_path: Path
+) -> None:
+    wanted = replace(
+        request_of, output=tmp_path / "plan.json", families=("linear",), cost="pairs", dry_run=True
+    )
+    report = optimize(wanted, model=model)
+    assert {pattern.family for pattern in report.plan[report.sites[0].name]} == {"linear"}
 
 
 def test_a_refit_wants_documents(request_of: OptimizeRequest, model: ImportedModel, tmp_path: Path) -> None:
