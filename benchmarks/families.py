@@ -2,12 +2,13 @@
 
     python -m benchmarks.families [--length 8192] [--budget kl=0.003] [--rounds 7]
 
-One model, written and not trained, reads two kinds of texts. Half of its heads look a few tokens back; the others
+One model, written and not trained, reads three kinds of texts. Half of its heads look a few tokens back; the others
 look for tokens of a legend, wherever it stands, and among those for the ones that are like the query. So what a head
 must see is known, and differs with the texts:
 
     instructions    the legend is the beginning of the text
     passages        the legend is a few passages, anywhere
+    chapters        about every eighth token is of the legend, a few of it in each chapter
 
 On each, plans are chosen for a budget from all families, and from all but one, heads priced by the pairs that they
 visit (those that routed heads are chosen with counted in); fresh texts say what they lose. The whole model is timed
@@ -31,11 +32,13 @@ from torch.nn.functional import scaled_dot_product_attention
 from benchmarks.record import RESULTS, paired, save, spread
 from hcompile.codegen import get_backend
 from hcompile.frontend.load import load_module
+from hcompile.passes.far_field import insert_far_field
 from hcompile.patterns import Pattern, families
 from hcompile.pipeline.plan_runner import PlanRunner
 from hcompile.plan import Plan
 from hcompile.policy.calibration import Splits
 from hcompile.policy.documents import Document
+from hcompile.policy.feature_maps import learn_maps
 from hcompile.policy.goal import Goal, goals_of
 from hcompile.policy.interface import Interface
 from hcompile.policy.measure import Comparison
@@ -49,7 +52,7 @@ BACKEND = "tvm_cpu"
 WORDS, LEGEND = 192, 64
 """Tokens of plain text, and those after them of a legend."""
 HEADS, HEAD_DIM = 6, 64
-PROFILE, REPAIR, FRESH = 3, 8, 16
+PROFILE, REPAIR, FRESH, LEARN = 3, 8, 16, 12
 """Texts for each use."""
 
 
@@ -103,10 +106,13 @@ def passages(length: int, generator: torch.Generator) -> list[tuple[int, int]]:
     return [(start, start + 128) for start in starts]
 
 
-KINDS: dict[str, Callable[[int, torch.Generator], list[tuple[int, int]]]] = {
+PIECES: dict[str, Callable[[int, torch.Generator], list[tuple[int, int]]]] = {
     "instructions": instructions,
     "passages": passages,
 }
+KINDS = (*PIECES, "chapters")
+CHAPTER, TOPICS, EVERY = 512, 4, 8
+"""Tokens of a chapter, how many of the legend it draws from, and how many tokens there are to one of those."""
 
 
 def texts(kind: str, length: int, count: int, seed: int) -> tuple[Document, ...]:
@@ -115,8 +121,15 @@ def texts(kind: str, length: int, count: int, seed: int) -> tuple[Document, ...]
     documents = []
     for index in range(count):
         ids = torch.randint(0, WORDS, (length,), generator=generator)
-        for first, end in KINDS[kind](length, generator):
-            ids[first:end] = torch.randint(WORDS, WORDS + LEGEND, (end - first,), generator=generator)
+        if kind in PIECES:
+            for first, end in PIECES[kind](length, generator):
+                ids[first:end] = torch.randint(WORDS, WORDS + LEGEND, (end - first,), generator=generator)
+        else:
+            chapters = -(-length // CHAPTER)
+            topics = WORDS + torch.randint(0, LEGEND, (chapters, TOPICS), generator=generator)
+            picked = torch.randint(0, TOPICS, (length,), generator=generator)
+            drawn = topics[torch.arange(length) // CHAPTER, picked]
+            ids = torch.where(torch.rand(length, generator=generator) < 1 / EVERY, drawn, ids)
         documents.append(Document(f"{kind} {seed}.{index}", {"input_ids": ids}))
     return tuple(documents)
 
@@ -131,18 +144,22 @@ class Chosen:
 
 
 class Bench:
-    """The reader, whose plans all run on one compiled graph."""
+    """The reader of one kind of texts, whose plans all run on one compiled graph."""
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int, kind: str) -> None:
         self.length = length
         example = torch.zeros(2, length, dtype=torch.int64)
         program = load_module(Reader(), ((example,), {}), "reader").program
-        runner = PlanRunner(program, safe_tables(program, BACKEND), BACKEND, "default")
+        interface = Interface.of(program)
+        maps = learn_maps(program, texts(kind, length, LEARN, 5), interface=interface)
+        runner = PlanRunner(
+            insert_far_field(program, maps), safe_tables(program, BACKEND), BACKEND, "default"
+        )
         backend, site = get_backend(BACKEND), program.sites[0]
         schedule = backend.safe_schedule("float32", HEAD_DIM)
         kernel = backend.load(backend.build(schedule, "float32", HEAD_DIM, group=site.group, causal=True))
         dense = partial(runner, Plan.dense(program.sites))
-        self.models = Models(program, dense, runner, kernel, Interface.of(program))
+        self.models = Models(program, dense, runner, kernel, interface, maps=maps)
         self.device = backend.device()
 
     def choose(self, kind: str, goal: Goal, chosen: Sequence[str]) -> Chosen:
@@ -221,10 +238,10 @@ def measure(bench: Bench, kind: str, goal: Goal, rounds: int) -> dict[str, Any]:
 @click.option("--output", type=click.Path(path_type=Path), default=RESULTS, help="Folder of the record.")
 def main(length: int, budget: str, rounds: int, output: Path) -> None:
     """Measure what each family adds to all the others."""
-    bench = Bench(length)
     (goal,) = goals_of([budget])
     kinds = []
     for kind in KINDS:
+        bench = Bench(length, kind)
         found = measure(bench, kind, goal, rounds)
         kinds.append(found)
         click.echo(
