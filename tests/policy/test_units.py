@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hcompile.errors import UsageError
-from hcompile.patterns import Dense, Local, Routed, families
+from hcompile.patterns import Dense, Local, Routed, default_families, families
 from hcompile.plan import Plan
 from hcompile.policy.units import measured, menu, plan_of, units_of
 from hcompile.site import Site
@@ -47,8 +47,9 @@ def test_a_menu_holds_a_dozen_patterns_that_remove_something() -> None:
 
 
 def test_a_menu_holds_the_families_that_were_chosen() -> None:
-    assert {pattern.family for pattern in menu(SITES[0], 8192)} == {"dense", *families()}
+    assert {pattern.family for pattern in menu(SITES[0], 8192)} == {"dense", *default_families()}
     assert {pattern.family for pattern in menu(SITES[0], 8192, ["routed"])} == {"dense", "routed"}
+    assert {pattern.family for pattern in menu(SITES[0], 8192, families())} == {"dense", *families()}
     assert {pattern.family for pattern in menu(SLIDING, 8192)} == {"local"}
 
 
