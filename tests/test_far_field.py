@@ -134,3 +134,19 @@ def test_the_operator_is_one_that_torch_can_trace() -> None:
     q, k, v, maps = case(1, 2, 40, 40)
     far = torch.tensor([(16, 4), (0, 0)], dtype=torch.int32)
     torch.library.opcheck(far_heads, (empty_output(q).copy_(q), q, k, v, None, maps, far, 0, SCALE))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gpu_computes_the_same(dtype: torch.dtype) -> None:
+    q, k, v, maps = case(3, 4, 300, 300, kv_heads=2)
+    mask = padding(3, 300, 2)
+    far = torch.tensor([(64, 4), (0, 0), (300, 0), (17, 16)], dtype=torch.int32)
+    rounded = [value.to(dtype) for value in (q, k, v)]
+    wanted = far_heads(torch.zeros_like(q), *(value.double() for value in rounded), mask, maps, far, 0, SCALE)
+    on_gpu = [value.cuda() for value in (*rounded, mask, maps.float(), far)]
+    poisoned = torch.full_like(on_gpu[0], float("nan"))
+    poisoned[:, 1] = 0.0
+    found = far_heads(poisoned, *on_gpu, 0, SCALE).cpu().double()
+    bound = 4 * torch.finfo(dtype).eps * float(v.abs().max())
+    assert float((found - wanted).abs().max()) < max(bound, 1e-4)

@@ -1,4 +1,5 @@
-"""What a linear far field takes beside the kernel of its node: measured here, once for each window and length."""
+"""What a linear far field takes beside the kernel of its node: measured once for each window and length, and kept, so
+that the same job finds the same plan again."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from hcompile.far_field import far_field
 from hcompile.patterns import Pattern
 from hcompile.patterns.base import NO_FAR_FIELD
 from hcompile.patterns.linear import FEATURES
+from hcompile.policy.memory import Memory
 from hcompile.site import Site
 from hcompile.tuning.timing import Rounds, graph_clock, time_calls
 
@@ -20,9 +22,10 @@ _ROUNDS = Rounds(least=3, most=10, enough_s=0.1)
 class FarTimes:
     """Times of single heads on random inputs."""
 
-    def __init__(self, dtype: str, device: torch.device) -> None:
+    def __init__(self, dtype: str, device: torch.device, memory: Memory) -> None:
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._device = device
+        self._memory = memory
         self._known: dict[tuple[int, int, int, int], float] = {}
 
     def head_us(self, site: Site, pattern: Pattern, length: int) -> float:
@@ -30,10 +33,15 @@ class FarTimes:
         if pattern.far() == NO_FAR_FIELD:
             return 0.0
         window, sinks = pattern.far()
-        key = (site.head_dim, length, window, sinks)
-        if key not in self._known:
-            self._known[key] = self._time_us(*key)
-        return self._known[key]
+        sizes = (site.head_dim, length, window, sinks)
+        if sizes not in self._known:
+            key = {"head_dim": site.head_dim, "length": length, "window": window, "sinks": sinks}
+            kept = self._memory.recall("pipeline.far_times", key)
+            if kept is None:
+                kept = {"latency_us": self._time_us(*sizes)}
+                self._memory.keep("pipeline.far_times", key, kept)
+            self._known[sizes] = float(kept["latency_us"])
+        return self._known[sizes]
 
     def _time_us(self, head_dim: int, length: int, window: int, sinks: int) -> float:
         q, k, v = torch.randn(3, 1, 1, length, head_dim, device=self._device).to(self._dtype)

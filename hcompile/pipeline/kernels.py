@@ -10,6 +10,7 @@ from hcompile.patterns import Pattern
 from hcompile.pipeline.far_times import FarTimes
 from hcompile.pipeline.report import NodeTime
 from hcompile.plan import Plan
+from hcompile.policy.memory import Forgetful, Memory
 from hcompile.program import Program
 from hcompile.progress import Progress
 from hcompile.runtime.dispatch import ScheduleTable, compute_dtype
@@ -28,7 +29,15 @@ class PlanKernels:
     takes the best of their schedules for its own mix of heads.
     """
 
-    def __init__(self, program: Program, lengths: Sequence[int], backend: str, tuner: Tuner) -> None:
+    def __init__(
+        self,
+        program: Program,
+        lengths: Sequence[int],
+        backend: str,
+        tuner: Tuner,
+        memory: Memory | None = None,
+    ) -> None:
+        """`memory`: where times of far fields are kept; None keeps none."""
         self._dtype = compute_dtype(program)
         self._backend = get_backend(backend)
         supports = self._backend.supports
@@ -37,7 +46,7 @@ class PlanKernels:
         self._tuner = tuner
         self._schedules: dict[tuple[Workload, ...], tuple[Schedule, ...]] = {}
         self._latency: dict[tuple[Workload, ...], LatencyTable] = {}
-        self._far = FarTimes(self._dtype, program.device)
+        self._far = FarTimes(self._dtype, program.device, Forgetful() if memory is None else memory)
 
     def tune(self, progress: Progress) -> None:
         """Search schedules for every shape of site, at the longest length.

@@ -78,7 +78,7 @@ def optimize(
     with open_db(request.db) as db, Tuner(request.backend, db, options) as tuner:
         job = replace(job, library=linear_library(db, job.program, job.device))
         memory = StoredMemory(db, job.program, job.facts)
-        kernels = PlanKernels(job.program, job.lengths, request.backend, tuner)
+        kernels = PlanKernels(job.program, job.lengths, request.backend, tuner, memory)
         with stages("tune"):
             kernels.tune(progress)
         with stages("features"):

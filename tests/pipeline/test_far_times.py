@@ -1,0 +1,33 @@
+"""Times of far fields are measured once, and found again by a later run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hcompile.patterns import Linear, Local
+from hcompile.pipeline.far_times import FarTimes
+from hcompile.pipeline.memory import StoredMemory
+from hcompile.site import Site
+from hcompile.tuning_db.store import open_db
+from tests.policy.tiny_programs import tiny_text
+
+SITE = Site("site", 0, 4, 2, 16, 0.25, causal=True)
+
+
+def test_a_second_run_finds_the_same_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+
+    def times(facts: dict[str, Any]) -> list[float]:
+        with open_db(str(tmp_path / "db.sqlite")) as db:
+            found = FarTimes("float32", cpu, StoredMemory(db, tiny_text(), facts))
+            return [found.head_us(SITE, pattern, 256) for pattern in (Linear(32, 4), Linear(64, 4), Local(8))]
+
+    first = times({})
+    assert first[0] > 0 and first[1] > 0 and first[2] == 0.0
+    monkeypatch.setattr(FarTimes, "_time_us", lambda self, *sizes: -1.0)
+    assert times({}) == first
+    assert times({"device": "another"})[:2] == [-1.0, -1.0]
