@@ -172,11 +172,11 @@ class _Learner:
             weights = scores.sub_(largest).exp_()
             dense = self._values(weights, v)
             near_sums = self._values(weights * near, v)
-        aq = torch.einsum("hgqd,hgfd->hgqf", *self._parts(queries, QUERY)) + self._bias(QUERY)
-        phi = torch.einsum("hsd,hgfd->hgsf", k, self._weights(KEY)) + self._bias(KEY)
-        top = torch.maximum(largest, aq.detach().amax(-1, keepdim=True))
-        psi = (aq - top).exp()
-        far_weights = (psi @ phi.softmax(-1).transpose(-1, -2)) * (seen & ~near)
+        grouped = queries.unflatten(1, (site.group, _QUERIES))
+        weighing = torch.einsum("hgqd,hgfd->hgqf", grouped, self._weights(QUERY)) + self._bias(QUERY)
+        belonging = torch.einsum("hsd,hgfd->hgsf", k, self._weights(KEY)) + self._bias(KEY)
+        top = torch.maximum(largest, weighing.detach().amax(-1, keepdim=True))
+        far_weights = ((weighing - top).exp() @ belonging.softmax(-1).transpose(-1, -2)) * (seen & ~near)
         hybrid = near_sums * (largest - top).exp() + self._values(far_weights, v)
         target = dense[..., :-1] / dense[..., -1:]
         alone = near_sums[..., :-1] / near_sums[..., -1:].clamp(min=1e-30)
@@ -189,9 +189,6 @@ class _Learner:
         sums = weights.flatten(1, 2) @ F.pad(v, (0, 1), value=1.0)
         parts: torch.Tensor = sums.unflatten(1, (self._site.group, _QUERIES))
         return parts
-
-    def _parts(self, queries: torch.Tensor, place: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return queries.unflatten(1, (self._site.group, _QUERIES)), self._weights(place)
 
     def _weights(self, place: int) -> torch.Tensor:
         return self._by_group(self._leaf[:, place, :, :-1])
