@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hcompile.cli.render import milliseconds, print_table, remark, seconds
+from hcompile.patterns.base import NO_FAR_FIELD
 from hcompile.runtime.crossover import Crossover
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def print_plan(plan: Plan, sites: Iterable[Site]) -> None:
-    """Print one row for each attention: how many of its heads have which pattern."""
+    """Print one row for each attention, how many of its heads have which pattern, and how many of all were learnt."""
     rows = []
     for site in sites:
         counts = Counter(pattern.label() for pattern in plan[site.name])
@@ -28,6 +29,9 @@ def print_plan(plan: Plan, sites: Iterable[Site]) -> None:
         rows.append((site.name, f"{site.q_heads}/{site.kv_heads} of {site.head_dim}", heads))
     print_table(("attention", "heads (query/KV)", "patterns (window+sinks)"), rows)
     click.echo()
+    learnt = sum(pattern.far() != NO_FAR_FIELD for _, heads in plan.choices for pattern in heads)
+    if learnt:
+        click.echo(f"{learnt} linear heads, with features learnt from the calibration data")
 
 
 def print_left(left: Iterable[LeftDense]) -> None:

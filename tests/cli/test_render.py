@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from hcompile.cli import render, tables
-from hcompile.patterns import Dense, Local
+from hcompile.patterns import Dense, Linear, Local
 from hcompile.pipeline.report import NodeTime
 from hcompile.plan import Plan
 from hcompile.policy.certificate import Beyond, Certificate, Claim
@@ -82,6 +82,14 @@ def test_plan_counts_the_heads_of_each_pattern(capsys: pytest.CaptureFixture[str
     site = Site("layer0", 0, 4, 2, 64, 0.125, causal=True)
     tables.print_plan(Plan.of({"layer0": [Dense(), Local(256, 16), Local(256, 16), Local(64)]}), [site])
     assert "4/2 of 64         2 local 256+16, 1 dense, 1 local 64+0" in capsys.readouterr().out
+
+
+def test_a_plan_tells_of_heads_that_were_learnt(capsys: pytest.CaptureFixture[str]) -> None:
+    site = Site("layer0", 0, 4, 2, 64, 0.125, causal=True)
+    tables.print_plan(Plan.of({"layer0": [Dense(), Linear(64, 16), Linear(64, 16), Local(64)]}), [site])
+    assert "2 linear heads, with features learnt from the calibration data\n" in capsys.readouterr().out
+    tables.print_plan(Plan.of({"layer0": [Dense(), Local(64), Local(64), Local(64)]}), [site])
+    assert "learnt" not in capsys.readouterr().out
 
 
 def test_certificate_names_its_bound_and_its_domain(capsys: pytest.CaptureFixture[str]) -> None:
