@@ -3,8 +3,9 @@
     python -m benchmarks.families [--length 8192] [--budget kl=0.003] [--rounds 7]
 
 One model, written and not trained, reads three kinds of texts. Half of its heads look a few tokens back; the others
-look for tokens of a legend, wherever it stands, and among those for the ones that are like the query. So what a head
-must see is known, and differs with the texts:
+look for tokens of a legend, wherever it stands, and among those for the ones that are like the query: by far where they
+look something up, by a little where they take in what the text is about. So what a head must see is known, and differs
+with the texts:
 
     instructions    the legend is the beginning of the text
     passages        the legend is a few passages, anywhere
@@ -59,10 +60,11 @@ PROFILE, REPAIR, FRESH, LEARN = 3, 8, 16, 12
 class Reader(nn.Module):
     """Token ids `[B, S]` to logits `[B, S, WORDS + LEGEND]`: one attention, whose first half of the heads is local."""
 
-    NEAR, FOUND, LIKE = 18.0, 9.0, 2.5
-    """Scores, at most, of the token itself for local heads, of any token of a legend, and of one like the query."""
+    NEAR, FOUND = 18.0, 9.0
+    """Scores, at most, of the token itself for local heads, and of any token of a legend."""
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, like_score: float, seed: int = 0) -> None:
+        """`like_score`: at most, of a token of the legend that is like the query."""
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         tokens = WORDS + LEGEND
@@ -71,7 +73,7 @@ class Reader(nn.Module):
             return nn.Parameter(torch.randn(*shape, generator=generator), requires_grad=False)
 
         like = normal(tokens, HEAD_DIM - 1)
-        like.data *= math.sqrt(self.LIKE) / like.norm(dim=1, keepdim=True)
+        like.data *= math.sqrt(like_score) / like.norm(dim=1, keepdim=True)
         legend = (torch.arange(tokens) >= WORDS).float()[:, None] * math.sqrt(self.FOUND)
         self.queries = nn.Parameter(torch.cat([torch.full((tokens, 1), math.sqrt(self.FOUND)), like], 1))
         self.keys = nn.Parameter(torch.cat([legend, like], 1))
@@ -111,6 +113,8 @@ PIECES: dict[str, Callable[[int, torch.Generator], list[tuple[int, int]]]] = {
     "passages": passages,
 }
 KINDS = (*PIECES, "chapters")
+LIKE = {"instructions": 8.0, "passages": 8.0, "chapters": 2.5}
+"""Looking one up, a head tells the tokens of a legend apart; of chapters it takes all, and some more than others."""
 CHAPTER, TOPICS, EVERY = 512, 4, 8
 """Tokens of a chapter, how many of the legend it draws from, and how many tokens there are to one of those."""
 
@@ -149,7 +153,7 @@ class Bench:
     def __init__(self, length: int, kind: str) -> None:
         self.length = length
         example = torch.zeros(2, length, dtype=torch.int64)
-        program = load_module(Reader(), ((example,), {}), "reader").program
+        program = load_module(Reader(LIKE[kind]), ((example,), {}), "reader").program
         interface = Interface.of(program)
         maps = learn_maps(program, texts(kind, length, LEARN, 5), interface=interface)
         runner = PlanRunner(

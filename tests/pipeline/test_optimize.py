@@ -179,8 +179,7 @@ def test_linear_heads_are_learnt_certified_and_kept(
     plan = Plan.of({site.name: (Linear(64, 16), Dense(), Local(64, 4), Linear(32, 16))})
     file = tmp_path / "plan.json"
     file.write_text(json.dumps(plan.to_json()))
-    wanted = replace(request_of, plan=file, refit=True)
-    report = optimize(wanted, model=model)
+    report = optimize(replace(request_of, plan=file, refit=True), model=model)
     assert report.outcome == "hybrid" and report.plan == plan
     assert report.run is not None and report.run["documents"]["learn features"] > 0
     opened = open_artifact(report.output)
@@ -190,7 +189,6 @@ def test_linear_heads_are_learnt_certified_and_kept(
         torch.testing.assert_close(opened.lowered.dense(ids)[0], reader(ids), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(opened.lowered.hybrid(ids), opened.program.run(ids), rtol=1e-4, atol=1e-5)
     assert verify(VerifyRequest(Path(report.output), str(request_of.calib))).measured.holds
-    assert optimize(wanted, model=model).certificate == report.certificate
 
 
 @pytest.mark.usefixtures("first")
