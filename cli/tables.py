@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hcompile.cli.render import milliseconds, print_table, remark, seconds
-from hcompile.patterns.base import NO_FAR_FIELD
 from hcompile.runtime.crossover import Crossover
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def print_plan(plan: Plan, sites: Iterable[Site]) -> None:
         rows.append((site.name, f"{site.q_heads}/{site.kv_heads} of {site.head_dim}", heads))
     print_table(("attention", "heads (query/KV)", "patterns (window+sinks)"), rows)
     click.echo()
-    learnt = sum(pattern.far() != NO_FAR_FIELD for _, heads in plan.choices for pattern in heads)
+    learnt = sum(pattern.has_far_field for _, heads in plan.choices for pattern in heads)
     if learnt:
         click.echo(f"{learnt} linear heads, with features learnt from the calibration data")
 

@@ -17,6 +17,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from hcompile.routing import first_valid_key
+
 QUERY, KEY = 0, 1
 """Places in a tensor of maps `[Hq, 2, F, D + 1]`: a row is a feature, its last number a bias."""
 
@@ -57,10 +59,13 @@ def far_field(
     weighing = weighing + query_map[:, None, None, :, -1]
     largest = weighing.detach().amax(-1, keepdim=True)
     psi = (weighing - largest).exp()
-    # Whole blocks of far keys through their sums, and the keys that are far from some queries of a block only.
+    # Keys before a block through their sums, and those that are far from some of its queries only. These are as many as
+    # it has queries, so that the sums grow by them from block to block.
     edge_features, edge_values = (blocks.edges(value) for value in (features, values))
     edge = (psi @ edge_features.transpose(-1, -2)) * blocks.edge_is_far
-    far = psi @ blocks.sums_before(features, values) + edge @ edge_values
+    own = edge_features.transpose(-1, -2)[:, :, :-1] @ edge_values[:, :, :-1]
+    sums = torch.cat([blocks.sum_before_all(features, values), own], dim=2).cumsum(2)
+    far = psi @ sums + edge @ edge_values
     out = _merged(near, near_log, far, largest)
     return blocks.joined(out).to(q.dtype)
 
@@ -83,7 +88,7 @@ def far_field_reference(
     valid = torch.ones(1, kv_len, dtype=torch.bool, device=q.device) if key_mask is None else key_mask
     key = torch.arange(kv_len, device=q.device)
     position = q_offset + torch.arange(q_len, device=q.device)[:, None]
-    sink = key < valid.to(torch.uint8).argmax(1)[:, None, None] + sinks
+    sink = key < first_valid_key(valid)[:, None, None] + sinks
     seen = (valid[:, None] & (key <= position))[:, None]
     near = (sink | (position - key < window))[:, None]
     phi = (keys @ wide[:, KEY, :, :-1].transpose(-1, -2) + wide[:, KEY, None, :, -1]).softmax(-1)
@@ -133,7 +138,7 @@ class _Blocks:
         self.places = window - 1 + self.count * self.size
         valid = torch.ones(1, kv_len, dtype=torch.bool, device=device) if key_mask is None else key_mask
         key = torch.arange(kv_len, device=device)
-        after_sinks = valid.to(torch.uint8).argmax(1, keepdim=True) + sinks  # [B or 1, 1]
+        after_sinks = first_valid_key(valid)[:, None] + sinks  # [B or 1, 1]
         self.sinks = torch.arange(-sinks, 0, device=device) + after_sinks
         self.may_be_far = valid & (key >= after_sinks)
         at = torch.arange(self.places, device=device)
@@ -142,8 +147,7 @@ class _Blocks:
         there = self._spans(self._placed(self.may_be_far[:, None, :, None]))[:, 0, :, None, :, 0]
         # All [B or 1, 1, blocks, queries, keys].
         self.near = (there & (distance >= 0) & (distance < window))[:, None]
-        edges = slice(0, self.size)
-        self.edge_is_far = (there & (distance >= window))[:, None, ..., edges]
+        self.edge_is_far = (there & (distance >= window))[:, None, ..., : self.size]
         sinks_there = valid.gather(1, self.sinks.clamp(max=kv_len - 1).expand(len(valid), -1)) & (
             self.sinks < kv_len
         )
@@ -180,17 +184,10 @@ class _Blocks:
         parts: torch.Tensor = firsts.unflatten(2, (self.count, self.size))
         return parts
 
-    def sums_before(self, features: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Return the sums over the keys before each block's first place: `[B, H, blocks, F, D + 1]`."""
+    def sum_before_all(self, features: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """Return the sum over the keys before the first place: `[B, H, 1, F, D + 1]`."""
         before = max(0, self.first)
-        sums = (features[:, :, :before].transpose(-1, -2) @ values[:, :, :before])[:, :, None]
-        if self.count > 1:
-            earlier = (
-                self._placed(value)[:, :, : (self.count - 1) * self.size] for value in (features, values)
-            )
-            parts = [value.unflatten(2, (self.count - 1, self.size)) for value in earlier]
-            sums = torch.cat([sums, parts[0].transpose(-1, -2) @ parts[1]], dim=2).cumsum(2)
-        return sums
+        return (features[:, :, :before].transpose(-1, -2) @ values[:, :, :before])[:, :, None]
 
     def _placed(self, value: torch.Tensor) -> torch.Tensor:
         """Move `[B, H, Sk, X]` to the places of keys, zeros where there is none: `[B, H, places, X]`."""

@@ -8,7 +8,6 @@ from typing import Any
 
 from hcompile.checks import check_object, check_text, shown
 from hcompile.patterns import Dense, Local, Pattern, parse_pattern
-from hcompile.patterns.base import NO_FAR_FIELD
 from hcompile.site import Site
 from hcompile.values import sha256_json
 
@@ -66,7 +65,7 @@ class Plan:
             own = own_pattern(site).params()
             for head, pattern in enumerate(heads):
                 window, sinks = pattern.params()
-                further = pattern.reads_lists or pattern.far() != NO_FAR_FIELD
+                further = pattern.reads_lists or pattern.has_far_field
                 if site.window is not None and (window > own[0] or sinks > own[1] or further):
                     raise ValueError(
                         f"plan: head {head} of {name} sees more than the model's own window {site.window}"

@@ -12,14 +12,14 @@ import torch
 from torch.fx import Graph, Node
 
 from hcompile.far_field_operator import far_heads
-from hcompile.passes.sites import KEY_MASK, Q_OFFSET, SCALE, K, Q, V, arguments
+from hcompile.passes.sites import KEY_MASK, Q_OFFSET, SCALE, K, Q, V, arguments, tensor_name
 from hcompile.patterns.base import NO_FAR_FIELD
 from hcompile.plan import Plan
 from hcompile.program import Program
 from hcompile.site import Site
 
 # Positions of the operator's arguments.
-OUT, MASK, MAPS, PARAMS = 0, 4, 5, 6
+OUT, MASK, PARAMS = 0, 4, 6
 
 
 def insert_far_field(program: Program, maps: Mapping[str, torch.Tensor]) -> Program:
@@ -66,7 +66,7 @@ def insert_far_field(program: Program, maps: Mapping[str, torch.Tensor]) -> Prog
 
 def has_far_field(plan: Plan, site: Site) -> bool:
     """Return whether a plan gives some head of a site a linear far field."""
-    return any(pattern.far() != NO_FAR_FIELD for pattern in plan[site.name])
+    return any(pattern.has_far_field for pattern in plan[site.name])
 
 
 def far_nodes(graph: Graph) -> list[Node]:
@@ -76,7 +76,7 @@ def far_nodes(graph: Graph) -> list[Node]:
 
 def far_params(program: Program, plan: Plan) -> dict[str, torch.Tensor]:
     """Return what a plan gives the program's `far_heads` nodes to read: int32 `[Hq, 2]` by tensor name."""
-    there = {str(_argument(node, PARAMS).target) for node in far_nodes(program.graph.graph)}
+    there = {tensor_name(node, PARAMS) for node in far_nodes(program.graph.graph)}
     return {
         _params_name(site): _params(program, plan, site)
         for site in program.sites
@@ -87,7 +87,8 @@ def far_params(program: Program, plan: Plan) -> dict[str, torch.Tensor]:
 def drop_far_field(graph: Graph) -> None:
     """Let what follows take the attention's output as it is."""
     for node in far_nodes(graph):
-        node.replace_all_uses_with(_argument(node, OUT))
+        out: Any = node.args[OUT]
+        node.replace_all_uses_with(out)
         graph.erase_node(node)
 
 
@@ -102,7 +103,3 @@ def _maps_name(site: Site) -> str:
 
 def _params_name(site: Site) -> str:
     return f"hcompile_far_{site.layer}"
-
-
-def _argument(node: Node, place: int) -> Any:
-    return node.args[place]

@@ -14,7 +14,7 @@ from torch.fx import Graph, Node
 from hcompile.linear_operator import onednn_linear
 from hcompile.passes.evaluate import Evaluator, NotUnderstood, concrete, is_size, operator_name, symbols_of
 from hcompile.passes.layout import MOVES
-from hcompile.passes.sites import KEY_MASK, arguments
+from hcompile.passes.sites import KEY_MASK, arguments, tensor_name
 from hcompile.program import Program
 from hcompile.refit_operator import refit_linear
 from hcompile.site import Site
@@ -85,7 +85,7 @@ def refit_nodes(graph: Graph) -> list[Node]:
 def refit_facts(program: Program) -> dict[str, Any] | None:
     """Return {"start", "projections": the sites whose projection has a second weight}, None where none has."""
     nodes = refit_nodes(program.graph.graph)
-    names = {_name(node, REFITTED) for node in nodes}
+    names = {tensor_name(node, REFITTED) for node in nodes}
     starts: list[Any] = [node.args[START] for node in nodes]
     sites = [site.name for site in program.sites if refit_name(site) in names]
     return {"start": starts[0], "projections": sites} if nodes else None
@@ -94,7 +94,7 @@ def refit_facts(program: Program) -> dict[str, Any] | None:
 def own_weights(program: Program) -> dict[str, torch.Tensor]:
     """Return the model's own weights in the place of the second ones, by their tensor names."""
     nodes = refit_nodes(program.graph.graph)
-    return {_name(node, REFITTED): program.tensors[_name(node, WEIGHT)] for node in nodes}
+    return {tensor_name(node, REFITTED): program.tensors[tensor_name(node, WEIGHT)] for node in nodes}
 
 
 def drop_refit(graph: Graph) -> None:
@@ -106,11 +106,6 @@ def drop_refit(graph: Graph) -> None:
         own.meta = dict(node.meta)
         node.replace_all_uses_with(own)
         graph.erase_node(node)
-
-
-def _name(node: Node, place: int) -> str:
-    argument: Any = node.args[place]
-    return str(argument.target)
 
 
 def _linear_behind(node: Node) -> Node | None:

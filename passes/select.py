@@ -6,7 +6,7 @@ import torch
 
 from hcompile.errors import UsageError
 from hcompile.passes.far_field import far_params
-from hcompile.passes.sites import HEAD_PARAMS, arguments
+from hcompile.passes.sites import HEAD_PARAMS, tensor_name
 from hcompile.plan import Plan
 from hcompile.program import Program
 
@@ -28,7 +28,7 @@ def select(program: Program, plan: Plan) -> Program:
 def plan_tensors(program: Program, plan: Plan) -> dict[str, torch.Tensor]:
     """Return a plan as the tensors that the program's nodes read: int32 `[Hq, 2]` by tensor name."""
     own = {
-        str(arguments(node)[HEAD_PARAMS].target): torch.tensor(
+        tensor_name(node, HEAD_PARAMS): torch.tensor(
             [pattern.params() for pattern in plan[site.name]], dtype=torch.int32, device=program.device
         )
         for site, node in program.attention_nodes()

@@ -84,6 +84,12 @@ def arguments(node: Node) -> tuple[Any, ...]:
     return node.args
 
 
+def tensor_name(node: Node, place: int) -> str:
+    """Return the name of the tensor that a node takes at a position."""
+    argument: Any = node.args[place]
+    return str(argument.target)
+
+
 def free_name(name: str, taken: Mapping[str, Any]) -> str:
     """Return `name`, or `name#2`, `name#3`, ... if a module's attention runs more than once."""
     count, candidate = 1, name

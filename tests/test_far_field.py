@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
@@ -91,7 +93,7 @@ def test_gradients_are_those_of_the_reference() -> None:
     tensors = [value.requires_grad_() for value in case(2, 2, 70, 70)]
     push = torch.randn(2, 2, 70, HEAD_DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 
-    def gradients(function: type(far_field)) -> tuple[torch.Tensor, ...]:  # type: ignore[valid-type]
+    def gradients(function: Callable[..., torch.Tensor]) -> tuple[torch.Tensor, ...]:
         q, k, v, maps = tensors
         return torch.autograd.grad(function(q, k, v, None, maps, 10, 4, 0, SCALE), tensors, push)
 

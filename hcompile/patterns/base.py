@@ -64,6 +64,11 @@ class Pattern(ABC):
         """Return (window, sinks) of a head whose far field is linear (`hcompile.far_field`), (0, 0) for all others."""
         return NO_FAR_FIELD
 
+    @property
+    def has_far_field(self) -> bool:
+        """Whether a head of the pattern has a linear far field."""
+        return self.far() != NO_FAR_FIELD
+
     def measured(self, kept: float) -> Pattern:
         """Return the pattern with the share of the dense pairs that it was seen to visit, where its family keeps it."""
         return self

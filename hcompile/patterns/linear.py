@@ -33,7 +33,11 @@ class Linear(Pattern):
     family: ClassVar[str] = "linear"
 
     def __post_init__(self) -> None:
-        Local(self.window, self.sinks)  # The same numbers, and the same error.
+        self._near()  # The same numbers, and the same error.
+
+    def _near(self) -> Local:
+        """Return what is seen exactly."""
+        return Local(self.window, self.sinks)
 
     def params(self) -> tuple[int, int]:
         return NOTHING.params()
@@ -48,7 +52,7 @@ class Linear(Pattern):
         return f"linear {self.window}+{self.sinks}"
 
     def hides(self, length: int) -> bool:
-        return self.window + self.sinks < length
+        return self._near().hides(length)
 
     def serves(self, *, causal: bool) -> bool:
         return causal
@@ -61,12 +65,12 @@ class Linear(Pattern):
 
     def visible(self, position: torch.Tensor, key: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
         """Return what is seen exactly."""
-        return ((position - key).abs() < self.window) | (key < start + self.sinks)
+        return self._near().visible(position, key, start)
 
     def visited_pairs(self, q_len: int, kv_len: int, *, causal: bool) -> int:
         """Count the near pairs, and for every query and every key as many as it has features: to weigh or make up the
         sums takes two products for each, as a pair does."""
-        near = Local(self.window, self.sinks).visited_pairs(q_len, kv_len, causal=causal)
+        near = self._near().visited_pairs(q_len, kv_len, causal=causal)
         dense = Dense().visited_pairs(q_len, kv_len, causal=causal)
         return min(dense, near + FEATURES * (q_len + kv_len) if self.hides(kv_len) else dense)
 

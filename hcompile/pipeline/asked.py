@@ -25,9 +25,9 @@ def asked(job: Job) -> dict[str, Any]:
         uses = (*uses, "certify")
     documents = None if splits is None else {use: len(getattr(splits, use)) for use in uses}
     if documents is not None and splits is not None and request.refit:
-        documents["refit"] = len(splits.profile) + len(splits.fit)
+        documents["refit"] = len(splits.taught)
     if documents is not None and splits is not None and job.maps:
-        documents["learn features"] = len(splits.profile) + len(splits.fit)
+        documents["learn features"] = len(splits.taught)
     return {
         "model": job.model.source,
         "kind": job.model.kind,

@@ -16,7 +16,6 @@ from hcompile.operator import Kernel, chosen_by
 from hcompile.passes.far_field import has_far_field, insert_far_field
 from hcompile.passes.refit import insert_refit, output_projections
 from hcompile.patterns import Dense, Pattern, default_families, families, menu_of
-from hcompile.patterns.base import NO_FAR_FIELD
 from hcompile.pipeline.certifying import text_encoder
 from hcompile.pipeline.kernels import PlanKernels
 from hcompile.pipeline.plan_runner import PlanRunner
@@ -175,7 +174,7 @@ def _refit(job: Job, tables: Mapping[str, ScheduleTable], progress: Progress) ->
     assert job.splits is not None  # `check_refit` saw to it
     return Refit(
         job.program,
-        (*job.splits.profile, *job.splits.fit),
+        job.splits.taught,
         job.length,
         interface=job.interface,
         kernel=any_kernel(job, tables),
@@ -206,7 +205,7 @@ def learnt_maps(job: Job, progress: Progress) -> Maps:
     if not job.wants_maps:
         return NO_MAPS
     assert job.splits is not None  # `wants_maps` saw to it
-    documents = (*job.splits.profile, *job.splits.fit)
+    documents = job.splits.taught
     return learn_maps(
         job.program, documents, interface=job.interface, seed=job.request.seed, progress=progress
     )
@@ -214,7 +213,7 @@ def learnt_maps(job: Job, progress: Progress) -> Maps:
 
 def _asks_for_far_fields(request: OptimizeRequest) -> bool:
     asked = request.families or ()
-    return any(pattern.far() != NO_FAR_FIELD for family in asked for pattern in menu_of(family))
+    return any(pattern.has_far_field for family in asked for pattern in menu_of(family))
 
 
 def _head_us(kernels: PlanKernels, length: int, cost: str) -> HeadTime:

@@ -10,7 +10,6 @@ import torch
 
 from hcompile.far_field import far_field
 from hcompile.patterns import Pattern
-from hcompile.patterns.base import NO_FAR_FIELD
 from hcompile.patterns.linear import FEATURES
 from hcompile.policy.memory import Memory
 from hcompile.site import Site
@@ -30,7 +29,7 @@ class FarTimes:
 
     def head_us(self, site: Site, pattern: Pattern, length: int) -> float:
         """Return what the far field of one head takes at `length` tokens in microseconds, 0 where it has none."""
-        if pattern.far() == NO_FAR_FIELD:
+        if not pattern.has_far_field:
             return 0.0
         window, sinks = pattern.far()
         sizes = (site.head_dim, length, window, sinks)

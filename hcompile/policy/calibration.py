@@ -73,6 +73,11 @@ class Splits:
     fit: tuple[Document, ...] = ()
 
     @property
+    def taught(self) -> tuple[Document, ...]:
+        """What weights and features are fitted to: documents that neither repair nor certify."""
+        return (*self.profile, *self.fit)
+
+    @property
     def digest(self) -> str:
         """The sha256 of what the choice of a plan rests on: all documents but those that certify."""
         return data_digest((*self.profile, *self.repair, *self.fit))

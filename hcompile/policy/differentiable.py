@@ -17,7 +17,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hcompile.far_field import far_field
 from hcompile.patterns import Dense, Pattern
-from hcompile.patterns.base import NO_FAR_FIELD
 from hcompile.policy.listed import SiteLists, visible_to
 from hcompile.site import Site
 
@@ -51,7 +50,7 @@ def attend(
             _heads(k, [h // site.group for h in heads]),
             _heads(v, [h // site.group for h in heads]),
         )
-        if pattern.far() != NO_FAR_FIELD:
+        if pattern.has_far_field:
             assert maps is not None
             outs.append(far_field(*part, None, maps[site.name][heads], *pattern.far(), 0, site.scale))
         elif pattern.reads_lists:

@@ -12,7 +12,6 @@ from hcompile.far_field_operator import far_heads
 from hcompile.lists import Lists
 from hcompile.operator import Kernel
 from hcompile.patterns import Pattern
-from hcompile.patterns.base import NO_FAR_FIELD
 from hcompile.site import Site
 
 Maps = Mapping[str, torch.Tensor]
@@ -53,7 +52,7 @@ def heads_under(
         for rows in ([each.params() for each in patterns], [each.far() for each in patterns])
     )
     out = kernel(q, k, v, None, params, 0, site.scale, site.causal, *listed)
-    if all(pattern.far() == NO_FAR_FIELD for pattern in patterns):
+    if not any(pattern.has_far_field for pattern in patterns):
         return out
     placed: torch.Tensor = far_heads(out, q, k, v, None, maps[site.name], far, 0, site.scale)
     return placed

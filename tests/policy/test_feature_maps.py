@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
@@ -14,7 +16,7 @@ from hcompile.policy.documents import Document
 from hcompile.policy.feature_maps import learn_maps
 from hcompile.policy.heads_under import maps_digest
 from hcompile.policy.interface import Interface
-from hcompile.policy.profile import expand
+from hcompile.policy.profile import Scores, expand
 from hcompile.policy.surrogate import Likelihood
 from hcompile.policy.units import Unit
 from hcompile.program import Program
@@ -38,6 +40,20 @@ def texts(count: int, seed: int) -> tuple[Document, ...]:
 
 def learnt(program: Program, seed: int = 0) -> dict[str, torch.Tensor]:
     return learn_maps(program, texts(12, 1), interface=Interface.of(program), seed=seed)
+
+
+def expanded(program: Program, plan: Plan, units: Sequence[Unit], maps: dict[str, torch.Tensor]) -> Scores:
+    return expand(
+        program,
+        plan,
+        texts(8, 2),
+        units,
+        interface=Interface.of(program),
+        surrogate=Likelihood(),
+        dense=lambda inputs: program.run(*inputs),
+        kernel=attention_reference,
+        maps=maps,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -66,17 +82,7 @@ def test_single_heads_lose_less_than_with_the_window_alone(
         for site in program.sites
         for head in range(Q_HEADS)
     ]
-    scores = expand(
-        program,
-        Plan.dense(program.sites),
-        texts(8, 2),
-        units,
-        interface=Interface.of(program),
-        surrogate=Likelihood(),
-        dense=lambda inputs: program.run(*inputs),
-        kernel=attention_reference,
-        maps=maps,
-    )
+    scores = expanded(program, Plan.dense(program.sites), units, maps)
     alone, linear = (sum(row[place] for row in scores.curvature) for place in (1, 2))
     assert linear < 0.7 * alone
 
@@ -86,18 +92,7 @@ def test_scores_around_a_plan_with_far_fields_have_its_gradient(
 ) -> None:
     plan = Plan.of({site.name: [WINDOW] * Q_HEADS for site in program.sites})
     units = [Unit(site, tuple(range(Q_HEADS)), (Dense(), WINDOW)) for site in program.sites]
-    documents = texts(8, 2)
-    scores = expand(
-        program,
-        plan,
-        documents,
-        units,
-        interface=Interface.of(program),
-        surrogate=Likelihood(),
-        dense=lambda inputs: program.run(*inputs),
-        kernel=attention_reference,
-        maps=maps,
-    )
+    scores = expanded(program, plan, units, maps)
     assert scores.base > 0
     # To stay as it is changes nothing, but for how blocks are cut; dense heads undo a loss.
     for slopes, curvatures in zip(scores.slope, scores.curvature, strict=True):
