@@ -15,18 +15,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.fx import Interpreter, Node
 
 from hcompile.far_field import KEY, QUERY
 from hcompile.passes.refit import output_projections
-from hcompile.passes.sites import K, Q, V, arguments
 from hcompile.patterns.linear import FEATURES, MENU
 from hcompile.plan import own_pattern
+from hcompile.policy.attending import Attending
 from hcompile.policy.batches import make_batch
 from hcompile.policy.differentiable import attend
 from hcompile.policy.documents import Document
 from hcompile.policy.interface import Interface
-from hcompile.program import SITE_META, Program
+from hcompile.program import Program
 from hcompile.progress import Progress, quiet
 from hcompile.site import Site
 
@@ -75,19 +74,14 @@ def learn_maps(
     return {name: learner.maps for name, learner in learners.items() if learner.maps is not None}
 
 
-class _Tapped(Interpreter):
+class _Tapped(Attending):
     """Runs the dense program, and lets every site learn from what its heads get."""
 
     def __init__(self, program: Program, learners: Mapping[str, _Learner]) -> None:
-        super().__init__(program.graph)
-        self._sites = {site.name: site for site in program.sites}
+        super().__init__(program)
         self._learners = learners
 
-    def run_node(self, n: Node) -> Any:
-        if SITE_META not in n.meta:
-            return super().run_node(n)
-        site = self._sites[n.meta[SITE_META]]
-        q, k, v = (self.env[arguments(n)[place]] for place in (Q, K, V))
+    def attend(self, site: Site, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         if site.name in self._learners:
             with torch.inference_mode(False), torch.enable_grad():
                 self._learners[site.name].learn(*(value[0].float().clone() for value in (q, k, v)))

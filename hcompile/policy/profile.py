@@ -20,11 +20,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.fx import Interpreter, Node
 
 from hcompile.operator import Kernel
-from hcompile.passes.sites import K, Q, V, arguments
 from hcompile.plan import Plan
+from hcompile.policy.attending import Attending
 from hcompile.policy.batches import Batch, make_batch
 from hcompile.policy.differentiable import attend
 from hcompile.policy.documents import Document
@@ -34,7 +33,7 @@ from hcompile.policy.listed import SiteLists
 from hcompile.policy.measure import Call
 from hcompile.policy.surrogate import Surrogate
 from hcompile.policy.units import Unit
-from hcompile.program import SITE_META, Program
+from hcompile.program import Program
 from hcompile.progress import Progress, quiet
 from hcompile.site import Site
 
@@ -86,21 +85,16 @@ class _Tap:
     out: torch.Tensor
 
 
-class _Tapped(Interpreter):
+class _Tapped(Attending):
     """Runs a program's graph under a plan with differentiable attention, and keeps the taps."""
 
     def __init__(self, program: Program, plan: Plan, maps: Maps) -> None:
-        super().__init__(program.graph)
+        super().__init__(program)
         self._maps = maps
-        self._sites = {site.name: site for site in program.sites}
         self._plan = plan
         self.taps: list[_Tap] = []
 
-    def run_node(self, n: Node) -> Any:
-        if SITE_META not in n.meta:
-            return super().run_node(n)
-        site = self._sites[n.meta[SITE_META]]
-        q, k, v = (self.env[arguments(n)[place]] for place in (Q, K, V))
+    def attend(self, site: Site, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         out = attend(q, k, v, self._plan[site.name], site, self._maps)
         if not out.requires_grad:
             # No weight needs a gradient, so the first attention of every branch starts one.

@@ -16,18 +16,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.fx import Interpreter, Node
+from torch.fx import Node
 
 from hcompile.operator import Kernel
 from hcompile.passes.refit import output_projections, refit_name
-from hcompile.passes.sites import K, Q, V, arguments
 from hcompile.patterns import Pattern
 from hcompile.plan import Plan
+from hcompile.policy.attending import Attending
 from hcompile.policy.batches import make_batch
 from hcompile.policy.documents import Document, data_digest
 from hcompile.policy.heads_under import NO_MAPS, Maps, heads_under
 from hcompile.policy.interface import Interface
-from hcompile.program import SITE_META, Program
+from hcompile.program import Program
 from hcompile.progress import Progress, quiet
 from hcompile.site import Site
 
@@ -155,7 +155,7 @@ class _Sums:
         return found.to(weight.dtype)
 
 
-class _Both(Interpreter):
+class _Both(Attending):
     """Runs a program under a plan, and sums what each projection gets beside what it would get from dense heads."""
 
     def __init__(
@@ -168,8 +168,7 @@ class _Both(Interpreter):
         start: int,
         sums: dict[str, _Sums],
     ) -> None:
-        super().__init__(program.graph)
-        self._sites = {site.name: site for site in program.sites}
+        super().__init__(program)
         self._plan, self._own, self._under = plan, own, under
         self._changed = {linear.name: site.name for linear, site in changed.items()}
         self._start = start
@@ -177,8 +176,6 @@ class _Both(Interpreter):
         self._dense: dict[str, torch.Tensor] = {}
 
     def run_node(self, n: Node) -> Any:
-        if SITE_META in n.meta:
-            return self._attend(n, self._sites[n.meta[SITE_META]])
         if n.name in self._changed:
             site = self._changed[n.name]
             x = self.env[n.args[0]]  # type: ignore[index]
@@ -186,9 +183,7 @@ class _Both(Interpreter):
             self._sums[site].add(x[:, self._start :].flatten(0, 1), y[:, self._start :].flatten(0, 1))
         return super().run_node(n)
 
-    def _attend(self, n: Node, site: Site) -> torch.Tensor:
-        q, k, v = (self.env[arguments(n)[place]] for place in (Q, K, V))
-
+    def attend(self, site: Site, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         if site.name in self._sums:
             self._dense[site.name] = self._under(self._own[site.name], q, k, v, site)
         return self._under(self._plan[site.name], q, k, v, site)
