@@ -98,42 +98,52 @@ class Reader(nn.Module):
         return {"logits": read.transpose(1, 2).reshape(batch, length, -1) @ self.out}
 
 
-def instructions(length: int, generator: torch.Generator) -> list[tuple[int, int]]:
-    """Return (first, end) of each piece of a legend."""
-    return [(0, 256)]
+Write = Callable[[Tensor, torch.Generator], None]
+"""Puts tokens of the legend into a text of plain words `[S]`."""
 
 
-def passages(length: int, generator: torch.Generator) -> list[tuple[int, int]]:
-    starts = torch.randint(0, length * 3 // 4, (3,), generator=generator).tolist()
-    return [(start, start + 128) for start in starts]
+def instructions(ids: Tensor, generator: torch.Generator) -> None:
+    _legend(ids[:256], generator)
 
 
-PIECES: dict[str, Callable[[int, torch.Generator], list[tuple[int, int]]]] = {
-    "instructions": instructions,
-    "passages": passages,
-}
-KINDS = (*PIECES, "chapters")
-LIKE = {"instructions": 8.0, "passages": 8.0, "chapters": 2.5}
-"""Looking one up, a head tells the tokens of a legend apart; of chapters it takes all, and some more than others."""
+def passages(ids: Tensor, generator: torch.Generator) -> None:
+    for start in torch.randint(0, len(ids) * 3 // 4, (3,), generator=generator).tolist():
+        _legend(ids[start : start + 128], generator)
+
+
 CHAPTER, TOPICS, EVERY = 512, 4, 8
 """Tokens of a chapter, how many of the legend it draws from, and how many tokens there are to one of those."""
+
+
+def chapters(ids: Tensor, generator: torch.Generator) -> None:
+    length = len(ids)
+    topics = WORDS + torch.randint(0, LEGEND, (-(-length // CHAPTER), TOPICS), generator=generator)
+    picked = torch.randint(0, TOPICS, (length,), generator=generator)
+    written = torch.rand(length, generator=generator) < 1 / EVERY
+    ids[written] = topics[torch.arange(length) // CHAPTER, picked][written]
+
+
+def _legend(piece: Tensor, generator: torch.Generator) -> None:
+    piece[:] = torch.randint(WORDS, WORDS + LEGEND, (len(piece),), generator=generator)
+
+
+KINDS: dict[str, tuple[Write, float]] = {
+    "instructions": (instructions, 8.0),
+    "passages": (passages, 8.0),
+    "chapters": (chapters, 2.5),
+}
+"""How texts are written, and the score of what is like the query: looking something up, a head tells the tokens of a
+legend apart; of chapters it takes all, and some more than others."""
 
 
 def texts(kind: str, length: int, count: int, seed: int) -> tuple[Document, ...]:
     """Return random texts of a kind."""
     generator = torch.Generator().manual_seed(seed)
+    write, _ = KINDS[kind]
     documents = []
     for index in range(count):
         ids = torch.randint(0, WORDS, (length,), generator=generator)
-        if kind in PIECES:
-            for first, end in PIECES[kind](length, generator):
-                ids[first:end] = torch.randint(WORDS, WORDS + LEGEND, (end - first,), generator=generator)
-        else:
-            chapters = -(-length // CHAPTER)
-            topics = WORDS + torch.randint(0, LEGEND, (chapters, TOPICS), generator=generator)
-            picked = torch.randint(0, TOPICS, (length,), generator=generator)
-            drawn = topics[torch.arange(length) // CHAPTER, picked]
-            ids = torch.where(torch.rand(length, generator=generator) < 1 / EVERY, drawn, ids)
+        write(ids, generator)
         documents.append(Document(f"{kind} {seed}.{index}", {"input_ids": ids}))
     return tuple(documents)
 
@@ -153,7 +163,8 @@ class Bench:
     def __init__(self, length: int, kind: str) -> None:
         self.length = length
         example = torch.zeros(2, length, dtype=torch.int64)
-        program = load_module(Reader(LIKE[kind]), ((example,), {}), "reader").program
+        _, like_score = KINDS[kind]
+        program = load_module(Reader(like_score), ((example,), {}), "reader").program
         interface = Interface.of(program)
         maps = learn_maps(program, texts(kind, length, LEARN, 5), interface=interface)
         runner = PlanRunner(
