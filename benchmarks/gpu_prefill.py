@@ -120,14 +120,16 @@ def space(template: str, head_dim: int) -> Space:
 def measure(row: Row, rounds: int) -> dict[str, Any]:
     q, k, v = inputs(row.length, row.head_dim)
     params = heads([row.pattern] * HEADS)
-    lists: tuple[torch.Tensor, ...] = ()
+    lists: tuple[()] | Lists = ()
     if row.pattern is None:
         lists, mask, pairs = block_lists(row.length, row.share)
     else:
         mask = window_mask(row.length, row.pattern)
         pairs = HEADS * row.pattern.visited_pairs(row.length, row.length, causal=True)
     ours = {
-        name: partial(bind(schedule), q, k, v, None, params, 0, row.head_dim**-0.5, True, *lists)
+        name: partial(
+            bind(schedule), q, k, v, None, params, 0, row.head_dim**-0.5, True, *(lists or (None, None))
+        )
         for name, schedule in schedules(row).items()
     }
     calls: dict[str, Callable[[], torch.Tensor]] = dict(ours)
@@ -160,9 +162,9 @@ def measure(row: Row, rounds: int) -> dict[str, Any]:
     times_us = time_gpu(calls, rounds)
     best = min(ours, key=lambda name: median(times_us[name]))
     schedule = schedules(row)[best]
-    if row.pattern is None:
+    if lists:
         computed = int(lists[0].sum()) * schedule["rows"] * schedule["keys"]
-    else:
+    elif row.pattern is not None:
         computed = HEADS * tile_pairs(schedule, row.pattern, row.length, row.length, causal=True)
     return {
         "name": row.name,

@@ -22,6 +22,7 @@ from torch import Tensor
 from benchmarks.quality import divergence, logits_of
 from examples.corpus import spread, standard_library
 from hcompile.errors import UsageError
+from hcompile.far_field import FarFields
 from hcompile.frontend.load import load_model
 from hcompile.lists import lists_of
 from hcompile.operator import Kernel, bind
@@ -55,6 +56,7 @@ def routed_kernel(routed: Tensor, share: float, every: int, tally: Tally) -> Ker
         causal: bool,
         block_count: Tensor | None = None,
         block_index: Tensor | None = None,
+        far: FarFields | None = None,
     ) -> Tensor:
         shares = block_shares(q, k, key_mask, q_offset, scale, causal, every_key=every)
         chosen = choose_blocks(shares, share, key_mask, q_offset, q.shape[2], k.shape[2], causal)
@@ -63,7 +65,7 @@ def routed_kernel(routed: Tensor, share: float, every: int, tally: Tally) -> Ker
         tally(float(chosen[:, routed].sum() * LIST_BLOCK**2 - hidden) / len(q))
         params = torch.where(routed[:, None], 0, head_params)
         lists = lists_of(chosen[:, routed])
-        return attention_reference(q, k, v, key_mask, params, q_offset, scale, causal, *lists)
+        return attention_reference(q, k, v, key_mask, params, q_offset, scale, causal, *lists, far)
 
     return kernel
 

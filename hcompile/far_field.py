@@ -14,6 +14,8 @@ rotary embedding included; `hcompile.policy.feature_maps` learns them.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 
@@ -23,6 +25,50 @@ QUERY, KEY = 0, 1
 """Places in a tensor of maps `[Hq, 2, F, D + 1]`: a row is a feature, its last number a bias."""
 
 _LEAST_BLOCK, _LARGEST_BLOCK = 64, 512
+
+
+class FarFields(NamedTuple):
+    """What a call of attention needs for heads with a linear far field; their windows and sinks are its parameters.
+
+    Attributes:
+        maps: `[Hq, 2, F, D + 1]`.
+        heads: bool `[Hq]`, which heads have one.
+    """
+
+    maps: torch.Tensor
+    heads: torch.Tensor
+
+
+def far_rows(head_params: torch.Tensor, far: FarFields) -> torch.Tensor:
+    """Return int32 `[R, 3]`: head, window and sinks of each of the R heads that have a far field."""
+    heads = far.heads.nonzero()
+    return torch.cat([heads.to(head_params.dtype), head_params[heads[:, 0]]], dim=1)
+
+
+def replace_far_heads(
+    out: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    key_mask: torch.Tensor | None,
+    head_params: torch.Tensor,
+    far: FarFields,
+    q_offset: int,
+    scale: float,
+) -> torch.Tensor:
+    """Write what heads with a far field return into `out` `[B, Hq, Sq, D]`, and return it; k, v are `[B, Hkv, Sk, D]`.
+
+    Heads of one window are computed together.
+    """
+    group = q.shape[1] // k.shape[1]
+    rows = [tuple(row) for row in far_rows(head_params, far).tolist()]
+    for window, sinks in sorted({row[1:] for row in rows}):
+        heads = [head for head, *its in rows if its == [window, sinks]]
+        keys = [head // group for head in heads]
+        part = q[:, heads], k[:, keys], v[:, keys]
+        own = far_field(*part, key_mask, far.maps[heads], window, sinks, q_offset, scale)
+        out[:, heads] = own.to(out.dtype)
+    return out
 
 
 def far_field(
@@ -95,7 +141,8 @@ def far_field_reference(
     psi = (queries @ wide[:, QUERY, :, :-1].transpose(-1, -2) + wide[:, QUERY, None, :, -1]).exp()
     exact = (queries @ keys.transpose(-1, -2) * scale).exp()
     weights = torch.where(near, exact, psi @ phi.transpose(-1, -2)) * seen
-    out: torch.Tensor = (weights @ values / weights.sum(-1, keepdim=True)).nan_to_num(0.0)
+    total = weights.sum(-1, keepdim=True)
+    out: torch.Tensor = weights @ values / torch.where(total > 0, total, 1.0)
     return out.to(q.dtype)
 
 

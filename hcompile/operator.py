@@ -1,6 +1,7 @@
 """The attention operator of the house, `torch.ops.hcompile.attention`, for prefill and decode, CPU and GPU.
 
-    attention(q, k, v, key_mask, head_params, block_count, block_index, q_offset, scale, causal, binding) -> out
+    attention(q, k, v, key_mask, head_params, block_count, block_index, q_offset, scale, causal, binding, maps,
+              far_heads) -> out
 
     q            [B, Hq, Sq, D], any strides with D contiguous (memory is mostly [B, S, H, D])
     k, v         [B, Hkv, Sk, D], Hkv divides Hq; query head h reads KV head h // (Hq // Hkv)
@@ -11,6 +12,8 @@
                  is then the share of its attention that such a head reads, in thousandths
     q_offset     absolute position of the first query
     binding      key into the table of bound kernels; "" computes the reference
+    maps         [Hq, 2, F, D + 1] and bool [Hq], for the heads that see what is outside their window through learned
+    far_heads    features, see `hcompile.far_field`; None for both where there are none
     out          [B, Hq, Sq, D] in the dtype of q, memory [B, Sq, Hq, D]
 
 What a query sees is defined in `hcompile.patterns.base`. A node's kernel is bound once, when a module is lowered;
@@ -28,13 +31,15 @@ from typing import Any, Protocol
 import torch
 
 from hcompile.errors import KernelError
+from hcompile.far_field import FarFields
 from hcompile.patterns.blocks import LIST_QUERIES
 from hcompile.reference import attention_reference
 from hcompile.routing import route
 
 SCHEMA = (
     "(Tensor q, Tensor k, Tensor v, Tensor? key_mask, Tensor head_params, Tensor? block_count, "
-    "Tensor? block_index, SymInt q_offset, float scale, bool causal, str binding) -> Tensor"
+    "Tensor? block_index, SymInt q_offset, float scale, bool causal, str binding, Tensor? maps=None, "
+    "Tensor? far_heads=None) -> Tensor"
 )
 _GRADIENT_ROWS = 1024
 
@@ -44,7 +49,8 @@ for _name in ("attention", "bound_attention"):
 # An operator of its own, so that a traced gradient does not look at what the parameters hold.
 _library.define(
     "attention_gradient(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? key_mask, Tensor head_params, "
-    "Tensor? block_count, Tensor? block_index, SymInt q_offset, float scale, bool causal) -> (Tensor, Tensor, Tensor)",
+    "Tensor? block_count, Tensor? block_index, SymInt q_offset, float scale, bool causal, Tensor? maps, "
+    "Tensor? far_heads) -> (Tensor, Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order),
 )
 
@@ -64,6 +70,7 @@ class Kernel(Protocol):
         causal: bool,
         block_count: torch.Tensor | None = None,
         block_index: torch.Tensor | None = None,
+        far: FarFields | None = None,
     ) -> torch.Tensor: ...
 
 
@@ -110,15 +117,20 @@ def _attention(
     scale: float,
     causal: bool,
     binding: str,
+    maps: torch.Tensor | None = None,
+    far_heads: torch.Tensor | None = None,
 ) -> torch.Tensor:
     kernel = _kernels.get(binding)
     if kernel is None:
         raise KernelError(
             f"no kernel is bound as {binding!r} in this process: load the artifact with hcompile.load"
         )
-    if block_count is None:
-        return kernel(q, k, v, key_mask, head_params, q_offset, scale, causal)
-    return kernel(q, k, v, key_mask, head_params, q_offset, scale, causal, block_count, block_index)
+    if maps is None or far_heads is None:
+        if block_count is None:
+            return kernel(q, k, v, key_mask, head_params, q_offset, scale, causal)
+        return kernel(q, k, v, key_mask, head_params, q_offset, scale, causal, block_count, block_index)
+    far = FarFields(maps, far_heads)
+    return kernel(q, k, v, key_mask, head_params, q_offset, scale, causal, block_count, block_index, far)
 
 
 def _attention_fake(
@@ -133,9 +145,12 @@ def _attention_fake(
     scale: float,
     causal: bool,
     binding: str,
+    maps: torch.Tensor | None = None,
+    far_heads: torch.Tensor | None = None,
 ) -> torch.Tensor:
     _check_arguments(q, k, v, key_mask, head_params)
     _check_lists(q, block_count, block_index)
+    _check_far_fields(q, maps, far_heads, causal)
     return empty_output(q)
 
 
@@ -202,14 +217,34 @@ def _check_lists(q: torch.Tensor, block_count: torch.Tensor | None, block_index:
     )
 
 
+def _check_far_fields(
+    q: torch.Tensor, maps: torch.Tensor | None, far_heads: torch.Tensor | None, causal: bool
+) -> None:
+    if maps is None or far_heads is None:
+        torch._check(maps is far_heads, lambda: "attention: give both of maps and far_heads, or none")
+        return
+    heads, head_dim = q.shape[1], q.shape[3]
+    torch._check(causal, lambda: "attention: far fields are of causal attention")
+    torch._check(
+        maps.dim() == 4 and maps.shape[:2] == (heads, 2) and maps.shape[3] == head_dim + 1,
+        lambda: f"attention: maps are {tuple(maps.shape)}, wanted [{heads}, 2, F, {head_dim + 1}]",
+    )
+    torch._check(
+        far_heads.dtype == torch.bool and far_heads.shape == (heads,),
+        lambda: f"attention: far_heads is {far_heads.dtype} {tuple(far_heads.shape)}, wanted bool [{heads}]",
+    )
+
+
 def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-    q, k, v, key_mask, head_params, block_count, block_index, q_offset, scale, causal, _ = inputs
-    ctx.save_for_backward(q, k, v, key_mask, head_params, block_count, block_index)
+    *tensors, q_offset, scale, causal, _, maps, far_heads = inputs
+    ctx.save_for_backward(*tensors, maps, far_heads)
     ctx.call = (q_offset, scale, causal)
 
 
 def _gradient(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    return *torch.ops.hcompile.attention_gradient(grad, *ctx.saved_tensors, *ctx.call), *(None,) * 8
+    *tensors, maps, far_heads = ctx.saved_tensors
+    gradients = torch.ops.hcompile.attention_gradient(grad, *tensors, *ctx.call, maps, far_heads)
+    return *gradients, *(None,) * 10
 
 
 def _attention_gradient(
@@ -224,11 +259,14 @@ def _attention_gradient(
     q_offset: int,
     scale: float,
     causal: bool,
+    maps: torch.Tensor | None,
+    far_heads: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Recompute the reference in slices of query rows, so that no [Sq, Sk] matrix of a whole head is kept."""
     if block_count is None or block_index is None:
         lists = route(q, k, key_mask, head_params, q_offset, scale, causal)
         block_count, block_index = (None, None) if lists is None else lists
+    far = None if maps is None or far_heads is None else FarFields(maps, far_heads)
     keys, values = k.detach().requires_grad_(), v.detach().requires_grad_()
     # Slices add up in float32 at least, whatever the dtype of the keys.
     wide = torch.promote_types(k.dtype, torch.float32)
@@ -243,7 +281,7 @@ def _attention_gradient(
             queries = q[:, :, rows].detach().requires_grad_()
             out = attention_reference(
                 *(queries, keys, values, key_mask, head_params, q_offset + first, scale, causal),
-                *(block_count, block_index),
+                *(block_count, block_index, far),
                 first_row=first,
             )
         slice_q, slice_k, slice_v = torch.autograd.grad(out, (queries, keys, values), grad[:, :, rows])

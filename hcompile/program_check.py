@@ -9,14 +9,14 @@ import torch
 from torch.fx import Node
 
 from hcompile.checks import check_int, shown
-from hcompile.far_field_operator import far_heads
 from hcompile.operator import attention
-from hcompile.patterns.base import NO_FAR_FIELD
+from hcompile.patterns.linear import FEATURES
 from hcompile.program import SITE_META, Program
 from hcompile.refit_operator import refit_linear
 from hcompile.site import Site
 
 _ARGUMENTS = tuple(argument.name for argument in attention._schema.arguments)
+_DEFAULTS = (None,) * len(_ARGUMENTS)
 
 
 def check_program(program: Program) -> None:
@@ -47,7 +47,6 @@ def check_program(program: Program) -> None:
             raise ValueError(f"a guard speaks of {guard.input!r}, which is no input")
     _check_sites(program)
     _check_refits(program)
-    _check_far_fields(program)
 
 
 def _leaves(tree: Any) -> Iterator[int]:
@@ -71,7 +70,7 @@ def _check_sites(program: Program) -> None:
     for site, node in zip(program.sites, marked, strict=True):
         if node.target is not attention or node.kwargs:
             raise ValueError(f"site {site.name} is no attention node")
-        call = dict(zip(_ARGUMENTS, node.args, strict=True))
+        call = dict(zip(_ARGUMENTS, (*node.args, *_DEFAULTS[len(node.args) :]), strict=True))
         constants = (
             *(call["scale"], call["causal"], call["block_count"], call["block_index"]),
             *(call["q_offset"], call["binding"]),
@@ -80,6 +79,7 @@ def _check_sites(program: Program) -> None:
         if constants != (site.scale, site.causal, None, None, 0, "") or type(call["q_offset"]) is not int:
             raise ValueError(f"site {site.name} and its node differ: {shown(constants)}")
         _check_params(program, site, call["head_params"])
+        _check_far_field(program, site, call["maps"], call["far_heads"])
 
 
 def _check_params(program: Program, site: Site, node: Any) -> None:
@@ -94,43 +94,23 @@ def _check_params(program: Program, site: Site, node: Any) -> None:
         raise ValueError(f"site {site.name}: its parameters are not those of the plan")
 
 
-def _check_far_fields(program: Program) -> None:
-    """A far field belongs to one site, reads what that does, and has the heads that the plan says."""
-    sites = {site.name: site for site in program.sites}
-    far = (
-        {} if program.plan is None else {name: [each.far() for each in program.plan[name]] for name in sites}
-    )
-    wanted = {name: rows for name, rows in far.items() if set(rows) != {NO_FAR_FIELD}}
-    for node in program.graph.graph.nodes:
-        if node.target is not far_heads:
-            continue
-        out, q, k, v, mask, maps, params, q_offset, scale = node.args
-        site = sites.get(str(out.meta.get(SITE_META))) if isinstance(out, Node) else None
-        tensors = [each for each in (maps, params) if isinstance(each, Node) and each.op == "get_attr"]
-        if site is None or len(tensors) != 2 or node.kwargs:
-            raise ValueError(f"{node.name} is no far field of a site")
-        call = dict(zip(_ARGUMENTS, out.args, strict=True))
-        if (q, k, v, mask, q_offset, scale) != tuple(
-            call[name] for name in ("q", "k", "v", "key_mask", "q_offset", "scale")
-        ):
-            raise ValueError(f"site {site.name}: its far field reads something else")
-        learned, rows = (program.tensors[str(each.target)] for each in tensors)
-        if learned.dim() != 4 or (*learned.shape[:2], learned.shape[3]) != (
-            site.q_heads,
-            2,
-            site.head_dim + 1,
-        ):
-            raise ValueError(f"site {site.name}: its feature maps are {tuple(learned.shape)}")
-        if not learned.is_floating_point() or not learned.shape[2]:
-            raise ValueError(f"site {site.name}: its feature maps are {learned.dtype} {tuple(learned.shape)}")
-        if rows.dtype != torch.int32 or tuple(rows.shape) != (site.q_heads, 2):
-            raise ValueError(
-                f"site {site.name}: parameters of its far field are {rows.dtype} {tuple(rows.shape)}"
-            )
-        if not site.causal or [tuple(row) for row in rows.tolist()] != wanted.pop(site.name, None):
-            raise ValueError(f"site {site.name}: its far field is not that of the plan")
-    if wanted:
-        raise ValueError(f"sites {shown(sorted(wanted))} lack the far field that the plan gives them")
+def _check_far_field(program: Program, site: Site, maps: Any, heads: Any) -> None:
+    """A site has the far field that its plan says, and the features for it."""
+    if maps is None and heads is None:
+        if program.plan is not None and any(each.has_far_field for each in program.plan[site.name]):
+            raise ValueError(f"site {site.name} lacks the far field that the plan gives it")
+        return
+    if not all(isinstance(each, Node) and each.op == "get_attr" for each in (maps, heads)):
+        raise ValueError(f"site {site.name} has no tensors of a far field")
+    learned, using = (program.tensors[str(each.target)] for each in (maps, heads))
+    sizes = tuple(learned.shape)
+    if not (learned.is_floating_point() and sizes == (site.q_heads, 2, FEATURES, site.head_dim + 1)):
+        raise ValueError(f"site {site.name}: its feature maps are {learned.dtype} {sizes}")
+    if using.dtype != torch.bool or tuple(using.shape) != (site.q_heads,):
+        raise ValueError(f"site {site.name}: heads with a far field are {using.dtype} {tuple(using.shape)}")
+    planned = None if program.plan is None else [each.has_far_field for each in program.plan[site.name]]
+    if using.tolist() != planned or not site.causal:
+        raise ValueError(f"site {site.name}: its far field is not that of the plan")
 
 
 def _check_refits(program: Program) -> None:

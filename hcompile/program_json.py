@@ -21,7 +21,6 @@ from torch.fx import Graph, Node
 
 from hcompile.checks import check_text, shown
 from hcompile.errors import UsageError
-from hcompile.far_field_operator import far_heads
 from hcompile.guard import Guard
 from hcompile.left import LeftDense
 from hcompile.operator import attention
@@ -216,9 +215,7 @@ def _operator(name: Any) -> torch._ops.OpOverload:
             f"the graph calls {name}, which is no operator on tensors alone in torch {torch.__version__}: an artifact "
             "cannot hold it, and one that does needs the torch that wrote it"
         )
-    if overload._schema.is_mutable or (
-        parts[0] == "hcompile" and overload not in (attention, far_heads, refit_linear)
-    ):
+    if overload._schema.is_mutable or (parts[0] == "hcompile" and overload not in (attention, refit_linear)):
         raise UsageError(f"the graph calls {name}, which an artifact may not hold")
     return overload
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from hcompile.far_field import FarFields, replace_far_heads
 from hcompile.lists import listed_blocks
 from hcompile.patterns.blocks import LIST_BLOCK, LIST_WINDOW
 from hcompile.routing import first_valid_key, route
@@ -64,6 +65,7 @@ def attention_reference(
     causal: bool,
     block_count: torch.Tensor | None = None,
     block_index: torch.Tensor | None = None,
+    far: FarFields | None = None,
     *,
     first_row: int = 0,
 ) -> torch.Tensor:
@@ -77,6 +79,7 @@ def attention_reference(
         key_mask, head_params, causal: as in `visible_pairs`.
         q_offset: absolute position of the first query.
         block_count, block_index: the lists of the heads that read some (`hcompile.lists`); None to choose them here.
+        far: heads that see what is outside their window through learned features (`hcompile.far_field`).
         first_row: which query of those that the lists speak of is the first one here.
 
     Returns:
@@ -110,6 +113,8 @@ def attention_reference(
         weights = weights.masked_fill(~seen, 0.0)
         pieces.append((weights @ values).flatten(1, 2))
     out = torch.cat(pieces, dim=2) if pieces else q.to(dtype)
+    if far is not None:
+        out = replace_far_heads(out, q, k, v, key_mask, head_params, far, q_offset, scale)
     # `contiguous()` would keep odd strides in sizes of 1, which the operator's fake output does not have.
     return out.to(q.dtype).transpose(1, 2).clone(memory_format=torch.contiguous_format).transpose(1, 2)
 

@@ -9,8 +9,6 @@ import torch
 from torch.fx import Graph, Node
 
 from hcompile.operator import bound_attention
-from hcompile.passes.far_field import MASK as FAR_MASK
-from hcompile.passes.far_field import drop_far_field, far_nodes
 from hcompile.passes.refit import MASK, drop_refit, refit_nodes
 from hcompile.passes.sites import BINDING, KEY_MASK, K, Q, V, arguments
 from hcompile.program import Program
@@ -40,8 +38,6 @@ def drop_key_mask(program: Program) -> Program:
         node.update_arg(KEY_MASK, None)
     for node in refit_nodes(graph):
         node.update_arg(MASK, None)
-    for node in far_nodes(graph):
-        node.update_arg(FAR_MASK, None)
     return program.with_graph(graph)
 
 
@@ -56,7 +52,6 @@ def lower_dense(program: Program, *, padded: bool = False, only: Collection[str]
     """
     graph = program.edit()
     drop_refit(graph)
-    drop_far_field(graph)
     masks: dict[tuple[Any, ...], Node] = {}
     for site, node in program.attention_nodes(graph):
         if only is not None and site.name not in only:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from hcompile.errors import UsageError
-from hcompile.passes.far_field import far_params
+from hcompile.passes.far_field import far_heads
 from hcompile.passes.sites import HEAD_PARAMS, tensor_name
 from hcompile.plan import Plan
 from hcompile.program import Program
@@ -26,11 +26,11 @@ def select(program: Program, plan: Plan) -> Program:
 
 
 def plan_tensors(program: Program, plan: Plan) -> dict[str, torch.Tensor]:
-    """Return a plan as the tensors that the program's nodes read: int32 `[Hq, 2]` by tensor name."""
+    """Return what the nodes read of a plan, by tensor name: int32 `[Hq, 2]`, and bool `[Hq]` of far fields."""
     own = {
         tensor_name(node, HEAD_PARAMS): torch.tensor(
             [pattern.params() for pattern in plan[site.name]], dtype=torch.int32, device=program.device
         )
         for site, node in program.attention_nodes()
     }
-    return {**own, **far_params(program, plan)}
+    return {**own, **far_heads(program, plan)}

@@ -1,4 +1,4 @@
-"""Linear far fields: blocks of queries compute what the reference says, with padding, in decode, and as an operator."""
+"""Linear far fields: blocks of queries compute what the reference says, with padding, in decode, and in attention."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hcompile import operator
 from hcompile.far_field import far_field, far_field_reference
-from hcompile.far_field_operator import far_heads
-from hcompile.operator import empty_output
+from hcompile.operator import attention, empty_output
+from hcompile.patterns import UNBOUNDED
 from hcompile.reference import attention_reference
 
 HEAD_DIM, FEATURES, SCALE = 8, 5, 8**-0.5
@@ -114,41 +115,69 @@ def test_lower_precision_differs_by_its_rounding() -> None:
     assert float((found.double() - wanted).abs().max()) < bound
 
 
-def test_the_operator_puts_heads_in_place_and_leaves_the_others() -> None:
-    q, k, v, maps = case(2, 6, 80, 80, kv_heads=2)
-    far = torch.tensor([(16, 4), (0, 0), (16, 4), (8, 0), (0, 0), (70, 2)], dtype=torch.int32)
-    kernel = torch.randn(q.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+def by_heads(call: Case, mask: torch.Tensor | None, params: torch.Tensor, far: torch.Tensor) -> torch.Tensor:
+    """Return what the references say of each head by itself."""
+    q, k, v, maps = call
+    group = q.shape[1] // k.shape[1]
+    outs = []
+    for head, (window, sinks) in enumerate(params.tolist()):
+        one, its = slice(head, head + 1), slice(head // group, head // group + 1)
+        part = q[:, one], k[:, its], v[:, its], mask
+        if far[head]:
+            outs.append(far_field_reference(*part, maps[one], window, sinks, 0, SCALE))
+        else:
+            outs.append(attention_reference(*part, params[one], 0, SCALE, True))
+    return torch.cat(outs, dim=1)
+
+
+PARAMS = torch.tensor([(16, 4), (UNBOUNDED, 0), (16, 4), (8, 0), (5, 3), (70, 2)], dtype=torch.int32)
+HEADS = torch.tensor([True, False, True, True, False, True])
+
+
+def test_attention_has_heads_of_every_kind() -> None:
+    call = case(2, 6, 80, 80, kv_heads=2)
+    q, k, v, maps = call
     mask = padding(2, 80, 5)
-    out = empty_output(q).copy_(kernel)
-    found = far_heads(out, q, k, v, mask, maps, far, 0, SCALE)
-    assert found.stride() == out.stride() and found.data_ptr() != out.data_ptr()
-    for head, (window, sinks) in enumerate(far.tolist()):
-        one, its = slice(head, head + 1), slice(head // 3, head // 3 + 1)
-        wanted = kernel[:, one]
-        if window:
-            wanted = far_field_reference(
-                q[:, one], k[:, its], v[:, its], mask, maps[one], window, sinks, 0, SCALE
-            )
-        torch.testing.assert_close(found[:, one], wanted, rtol=1e-11, atol=1e-12)
+    found = attention(q, k, v, mask, PARAMS, None, None, 0, SCALE, True, "", maps, HEADS)
+    assert found.stride() == empty_output(q).stride()
+    torch.testing.assert_close(found, by_heads(call, mask, PARAMS, HEADS), rtol=1e-11, atol=1e-12)
 
 
-def test_the_operator_is_one_that_torch_can_trace() -> None:
-    q, k, v, maps = case(1, 2, 40, 40)
-    far = torch.tensor([(16, 4), (0, 0)], dtype=torch.int32)
-    torch.library.opcheck(far_heads, (empty_output(q).copy_(q), q, k, v, None, maps, far, 0, SCALE))
+def test_no_head_may_use_its_maps() -> None:
+    q, k, v, maps = case(1, 6, 30, 30)
+    found = attention(q, k, v, None, PARAMS, None, None, 0, SCALE, True, "", maps, HEADS & False)
+    torch.testing.assert_close(found, attention_reference(q, k, v, None, PARAMS, 0, SCALE, True))
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_gpu_computes_the_same(dtype: torch.dtype) -> None:
-    q, k, v, maps = case(3, 4, 300, 300, kv_heads=2)
-    mask = padding(3, 300, 2)
-    far = torch.tensor([(64, 4), (0, 0), (300, 0), (17, 16)], dtype=torch.int32)
-    rounded = [value.to(dtype) for value in (q, k, v)]
-    wanted = far_heads(torch.zeros_like(q), *(value.double() for value in rounded), mask, maps, far, 0, SCALE)
-    on_gpu = [value.cuda() for value in (*rounded, mask, maps.float(), far)]
-    poisoned = torch.full_like(on_gpu[0], float("nan"))
-    poisoned[:, 1] = 0.0
-    found = far_heads(poisoned, *on_gpu, 0, SCALE).cpu().double()
-    bound = 4 * torch.finfo(dtype).eps * float(v.abs().max())
-    assert float((found - wanted).abs().max()) < max(bound, 1e-4)
+def test_gradients_of_attention_are_those_of_its_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operator, "_GRADIENT_ROWS", 32)
+    call = case(2, 6, 70, 70, kv_heads=2)
+    q, k, v, maps = call
+    mask = padding(2, 70, 3)
+    inputs = [value.requires_grad_() for value in (q, k, v)]
+    push = torch.randn(q.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    found = attention(q, k, v, mask, PARAMS, None, None, 0, SCALE, True, "", maps, HEADS)
+    wanted = by_heads(call, mask, PARAMS, HEADS)
+    for one, other in zip(*(torch.autograd.grad(out, inputs, push) for out in (found, wanted)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
+
+
+def test_torch_can_trace_it() -> None:
+    q, k, v, maps = case(1, 6, 40, 40)
+    torch.library.opcheck(attention, (q, k, v, None, PARAMS, None, None, 0, SCALE, True, "", maps, HEADS))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"far_heads": None}, "give both of maps and far_heads"),
+        ({"far_heads": HEADS.int()}, "far_heads is torch.int32"),
+        ({"maps": torch.zeros(6, 2, FEATURES, HEAD_DIM)}, "maps are"),
+        ({"causal": False}, "of causal attention"),
+    ],
+)
+def test_what_does_not_fit_is_refused_when_it_is_traced(changes: dict[str, object], told: str) -> None:
+    q, k, v, maps = (value.to("meta") for value in case(1, 6, 20, 20))
+    fields = {"causal": True, "binding": "", "maps": maps, "far_heads": HEADS} | changes
+    with pytest.raises(RuntimeError, match=told):
+        attention(q, k, v, None, PARAMS, None, None, 0, SCALE, *fields.values())

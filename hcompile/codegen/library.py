@@ -20,6 +20,7 @@ from hcompile.codegen.built import read_built, write_built
 from hcompile.codegen.triton_gpu.heads import HeadOrder, HeadOrders
 from hcompile.codegen.triton_gpu.machine import capability, this_gpu
 from hcompile.errors import KernelError
+from hcompile.far_field import FarFields
 from hcompile.operator import Kernel
 from hcompile.schedules.schedule import Schedule
 from hcompile.schedules.space import Space
@@ -134,14 +135,16 @@ def with_ours_behind(attend: Attend) -> Kernel:
         causal: bool,
         block_count: torch.Tensor | None = None,
         block_index: torch.Tensor | None = None,
+        far: FarFields | None = None,
     ) -> torch.Tensor:
-        if key_mask is None:
+        if key_mask is None and far is None:
             out = attend(q, k, v, orders.of(head_params), q_offset, scale, causal)
             if out is not None:
                 return out
         group = q.shape[1] // k.shape[1]
         ours = _ours(str(q.dtype).removeprefix("torch."), q.shape[3], group, causal)
-        return ours(q, k, v, key_mask, head_params, q_offset, scale, causal, block_count, block_index)
+        lists = block_count, block_index
+        return ours(q, k, v, key_mask, head_params, q_offset, scale, causal, *lists, far)
 
     return kernel
 

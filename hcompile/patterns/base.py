@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 UNBOUNDED = 2**30
 """The window of a dense head as kernels read it: larger than any sequence, small enough for int32 sums."""
 
-NO_FAR_FIELD = (0, 0)
-
 
 class Pattern(ABC):
     """One rule for one query head.
@@ -26,6 +24,8 @@ class Pattern(ABC):
     """
 
     family: ClassVar[str]
+    has_far_field: ClassVar[bool] = False
+    """Whether a head sees what is outside its window through learned features (`hcompile.far_field`)."""
 
     @abstractmethod
     def params(self) -> tuple[int, int]:
@@ -59,15 +59,6 @@ class Pattern(ABC):
     def timed_as(self) -> tuple[tuple[float, Pattern], ...]:
         """Return patterns whose times on random inputs, times their weights, add up to this one's."""
         return ((1.0, self),)
-
-    def far(self) -> tuple[int, int]:
-        """Return (window, sinks) of a head whose far field is linear (`hcompile.far_field`), (0, 0) for all others."""
-        return NO_FAR_FIELD
-
-    @property
-    def has_far_field(self) -> bool:
-        """Whether a head of the pattern has a linear far field."""
-        return self.far() != NO_FAR_FIELD
 
     def measured(self, kept: float) -> Pattern:
         """Return the pattern with the share of the dense pairs that it was seen to visit, where its family keeps it."""

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 FEATURES = 16
 """Of every head: 32 and 64 lose less, and cost more than they save (docs/adr/0018)."""
 
-NOTHING = Local(1, 0)
-"""What kernels compute for such a head, to be replaced: a query and its own key."""
-
 
 @dataclass(frozen=True, slots=True)
 class Linear(Pattern):
@@ -31,6 +28,7 @@ class Linear(Pattern):
     window: int
     sinks: int = 0
     family: ClassVar[str] = "linear"
+    has_far_field: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self._near()  # The same numbers, and the same error.
@@ -40,10 +38,7 @@ class Linear(Pattern):
         return Local(self.window, self.sinks)
 
     def params(self) -> tuple[int, int]:
-        return NOTHING.params()
-
-    def far(self) -> tuple[int, int]:
-        return self.window, self.sinks
+        return self._near().params()
 
     def to_json(self) -> dict[str, Any]:
         return {"family": self.family, "window": self.window, "sinks": self.sinks}
@@ -58,10 +53,10 @@ class Linear(Pattern):
         return causal
 
     def alike(self) -> Pattern:
-        return NOTHING
+        return self._near()
 
     def timed_as(self) -> tuple[tuple[float, Pattern], ...]:
-        return ((1.0, NOTHING),)
+        return ((1.0, self._near()),)
 
     def visible(self, position: torch.Tensor, key: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
         """Return what is seen exactly."""

@@ -1,5 +1,5 @@
-"""What a linear far field takes beside the kernel of its node: measured once for each window and length, and kept, so
-that the same job finds the same plan again."""
+"""What a linear far field takes beside the near field of its head: measured once for each shape and length, and kept,
+so that the same job finds the same plan again."""
 
 from __future__ import annotations
 
@@ -8,44 +8,55 @@ from statistics import median
 
 import torch
 
-from hcompile.far_field import far_field
-from hcompile.patterns import Pattern
+from hcompile.codegen.backend import Backend
+from hcompile.far_field import FarFields
+from hcompile.patterns import Linear, Pattern
 from hcompile.patterns.linear import FEATURES
 from hcompile.policy.memory import Memory
 from hcompile.site import Site
 from hcompile.tuning.timing import Rounds, graph_clock, time_calls
 
-_ROUNDS = Rounds(least=3, most=10, enough_s=0.1)
+_ROUNDS = Rounds(least=5, most=20, enough_s=0.5)
+_HEAD = Linear(32, 16)
+"""Whose far field is timed; a wider window leaves less to it."""
 
 
 class FarTimes:
-    """Times of single heads on random inputs."""
+    """Times on random inputs: of a node whose heads all have a far field, less what it takes without."""
 
-    def __init__(self, dtype: str, device: torch.device, memory: Memory) -> None:
-        self._dtype: torch.dtype = getattr(torch, dtype)
-        self._device = device
+    def __init__(self, backend: Backend, dtype: str, memory: Memory) -> None:
+        self._backend = backend
+        self._dtype = dtype
         self._memory = memory
-        self._known: dict[tuple[int, int, int, int], float] = {}
+        self._known: dict[tuple[int, ...], float] = {}
 
     def head_us(self, site: Site, pattern: Pattern, length: int) -> float:
         """Return what the far field of one head takes at `length` tokens in microseconds, 0 where it has none."""
         if not pattern.has_far_field:
             return 0.0
-        window, sinks = pattern.far()
-        sizes = (site.head_dim, length, window, sinks)
+        sizes = (site.q_heads, site.kv_heads, site.head_dim, length)
         if sizes not in self._known:
-            key = {"head_dim": site.head_dim, "length": length, "window": window, "sinks": sinks}
+            key = {"backend": self._backend.name, "dtype": self._dtype, "sizes": list(sizes)}
             kept = self._memory.recall("pipeline.far_times", key)
             if kept is None:
-                kept = {"latency_us": self._time_us(*sizes)}
+                kept = {"latency_us": self._time_us(site, length)}
                 self._memory.keep("pipeline.far_times", key, kept)
             self._known[sizes] = float(kept["latency_us"])
         return self._known[sizes]
 
-    def _time_us(self, head_dim: int, length: int, window: int, sinks: int) -> float:
-        q, k, v = torch.randn(3, 1, 1, length, head_dim, device=self._device).to(self._dtype)
-        maps = torch.randn(1, 2, FEATURES, head_dim + 1, device=self._device)
-        call = partial(far_field, q, k, v, None, maps, window, sinks, 0, head_dim**-0.5)
+    def _time_us(self, site: Site, length: int) -> float:
+        device, dtype = self._backend.torch_device(), getattr(torch, self._dtype)
+        schedule = self._backend.safe_schedule(self._dtype, site.head_dim)
+        built = self._backend.build(schedule, self._dtype, site.head_dim, group=site.group, causal=True)
+        q, k, v = (
+            torch.randn(1, length, heads, site.head_dim, device=device).to(dtype).transpose(1, 2)
+            for heads in (site.q_heads, site.kv_heads, site.kv_heads)
+        )
+        params = torch.tensor([_HEAD.params()] * site.q_heads, dtype=torch.int32, device=device)
+        maps = torch.randn(site.q_heads, 2, FEATURES, site.head_dim + 1, device=device)
+        far = FarFields(maps, torch.ones(site.q_heads, dtype=torch.bool, device=device))
+        near = partial(self._backend.load(built), q, k, v, None, params, 0, site.scale, True)
         with torch.inference_mode():
-            (times,) = time_calls([call], _ROUNDS, graph_clock(self._device.type)).times_us
-        return median(times)
+            timed = time_calls([partial(near, far=far), near], _ROUNDS, graph_clock(device.type)).times_us
+        with_far, without = map(median, timed)
+        return max(0.0, with_far - without) / site.q_heads

@@ -46,7 +46,7 @@ class PlanKernels:
         self._tuner = tuner
         self._schedules: dict[tuple[Workload, ...], tuple[Schedule, ...]] = {}
         self._latency: dict[tuple[Workload, ...], LatencyTable] = {}
-        self._far = FarTimes(self._dtype, program.device, Forgetful() if memory is None else memory)
+        self._far = FarTimes(self._backend, self._dtype, Forgetful() if memory is None else memory)
 
     def tune(self, progress: Progress) -> None:
         """Search schedules for every shape of site, at the longest length.

@@ -20,7 +20,6 @@ _CODE = (
         "operator.py",
         "refit_operator.py",
         "far_field.py",
-        "far_field_operator.py",
         "linear_operator.py",
         "reference.py",
         "program.py",

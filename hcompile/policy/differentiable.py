@@ -52,7 +52,7 @@ def attend(
         )
         if pattern.has_far_field:
             assert maps is not None
-            outs.append(far_field(*part, None, maps[site.name][heads], *pattern.far(), 0, site.scale))
+            outs.append(far_field(*part, None, maps[site.name][heads], *pattern.params(), 0, site.scale))
         elif pattern.reads_lists:
             outs.append(_listed(*part, pattern, site))
         elif pattern == Dense():

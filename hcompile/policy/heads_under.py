@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import torch
 
-from hcompile.far_field_operator import far_heads
+from hcompile.far_field import FarFields
 from hcompile.lists import Lists
 from hcompile.operator import Kernel
 from hcompile.patterns import Pattern
@@ -47,12 +47,10 @@ def heads_under(
         patterns: one per query head.
         listed: the lists of heads that read some; none lets the kernel choose them.
     """
-    params, far = (
-        torch.tensor(rows, dtype=torch.int32, device=q.device)
-        for rows in ([each.params() for each in patterns], [each.far() for each in patterns])
-    )
-    out = kernel(q, k, v, None, params, 0, site.scale, site.causal, *listed)
-    if not any(pattern.has_far_field for pattern in patterns):
-        return out
-    placed: torch.Tensor = far_heads(out, q, k, v, None, maps[site.name], far, 0, site.scale)
-    return placed
+    params = torch.tensor([each.params() for each in patterns], dtype=torch.int32, device=q.device)
+    far = None
+    if any(pattern.has_far_field for pattern in patterns):
+        heads = torch.tensor([each.has_far_field for each in patterns], device=q.device)
+        far = FarFields(maps[site.name], heads)
+    count, index = listed or (None, None)
+    return kernel(q, k, v, None, params, 0, site.scale, site.causal, count, index, far)

@@ -1,4 +1,4 @@
-"""Far fields in a graph: behind the attention of the hybrid, gone from the dense model, checked when read from data."""
+"""Far fields in a graph: in the attention of the hybrid, gone from the dense model, checked when read from data."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import torch
 
 from hcompile.errors import UsageError
 from hcompile.far_field import far_field_reference
-from hcompile.far_field_operator import far_heads
-from hcompile.passes.far_field import far_nodes, far_params, insert_far_field
-from hcompile.passes.lower import drop_key_mask, lower_dense
+from hcompile.passes.far_field import far_heads, insert_far_field
+from hcompile.passes.lower import lower_dense
 from hcompile.passes.refit import insert_refit, output_projections, refit_nodes
 from hcompile.passes.select import plan_tensors, select
+from hcompile.passes.sites import FAR_HEADS, arguments
 from hcompile.patterns import Dense, Linear, Local
+from hcompile.patterns.linear import FEATURES
 from hcompile.plan import Plan
 from hcompile.policy.heads_under import heads_under
 from hcompile.program import Program
@@ -23,7 +24,6 @@ from hcompile.reference import attention_reference
 from tests.policy.tiny_programs import HEAD, Q_HEADS, tiny_text
 
 HEADS = (Linear(8, 2), Dense(), Linear(16, 2), Local(4, 1))
-FEATURES = 4
 
 
 def learned(program: Program) -> dict[str, torch.Tensor]:
@@ -55,9 +55,7 @@ def hybrid(program: Program) -> Program:
 
 
 def test_only_sites_whose_plan_has_one_get_it(hybrid: Program) -> None:
-    (node,) = far_nodes(hybrid.graph.graph)
-    assert node.args[0] is hybrid.attention_nodes()[0][1]
-    assert len(hybrid.attention_nodes()) == 2
+    assert [len(arguments(node)) > FAR_HEADS for _, node in hybrid.attention_nodes()] == [True, False]
 
 
 def test_an_exchanged_plan_gives_what_a_selected_one_does(program: Program, hybrid: Program) -> None:
@@ -73,22 +71,12 @@ def test_an_exchanged_plan_gives_what_a_selected_one_does(program: Program, hybr
 
 
 def test_the_dense_model_has_none(program: Program, hybrid: Program) -> None:
-    for padded in (False, True):
-        dense = lower_dense(hybrid, padded=padded)
-        assert not far_nodes(dense.graph.graph)
     torch.testing.assert_close(lower_dense(hybrid, padded=True).run(*ids()), program.run(*ids()))
 
 
-def test_calls_without_padding_take_no_mask(hybrid: Program) -> None:
-    (node,) = far_nodes(drop_key_mask(hybrid).graph.graph)
-    assert node.args[4] is None
-
-
-def test_a_refit_finds_its_projection_before(program: Program) -> None:
-    plan = mixed(program)
-    both = insert_far_field(insert_refit(select(program, plan), 4), learned(program))
-    assert len(refit_nodes(both.graph.graph)) == len(output_projections(program)) == 2
-    assert len(far_nodes(both.graph.graph)) == 1
+def test_a_refit_finds_its_projection(hybrid: Program) -> None:
+    both = insert_refit(hybrid, 4)
+    assert len(refit_nodes(both.graph.graph)) == len(output_projections(hybrid)) == 2
 
 
 def test_heads_of_one_call_are_those_of_the_graph(program: Program) -> None:
@@ -102,7 +90,10 @@ def test_heads_of_one_call_are_those_of_the_graph(program: Program) -> None:
         one, its = slice(head, head + 1), slice(head // 2, head // 2 + 1)
         if isinstance(pattern, Linear):
             wanted = far_field_reference(
-                *(q[:, one], k[:, its], v[:, its], None, maps[site.name][one]), *pattern.far(), 0, site.scale
+                *(q[:, one], k[:, its], v[:, its], None, maps[site.name][one]),
+                *pattern.params(),
+                0,
+                site.scale,
             )
         else:
             params = torch.tensor([pattern.params()], dtype=torch.int32)
@@ -121,10 +112,11 @@ def test_a_program_with_one_survives_json(hybrid: Program) -> None:
     ("name", "value", "told"),
     [
         ("hcompile_maps_0", torch.zeros(Q_HEADS, 2, FEATURES, HEAD), "its feature maps are"),
-        ("hcompile_maps_0", torch.zeros(Q_HEADS, 2, 0, HEAD + 1), "its feature maps are"),
-        ("hcompile_maps_0", torch.zeros(Q_HEADS, 2, 3, HEAD + 1, dtype=torch.int64), "its feature maps are"),
-        ("hcompile_far_0", torch.zeros(Q_HEADS, 2, dtype=torch.int64), "parameters of its far field are"),
-        ("hcompile_far_0", torch.zeros(Q_HEADS, 2, dtype=torch.int32), "is not that of the plan"),
+        ("hcompile_maps_0", torch.zeros(Q_HEADS, 2, 8, HEAD + 1), "its feature maps are"),
+        ("hcompile_maps_0", torch.zeros(Q_HEADS, 2, 16, HEAD + 1, dtype=torch.int64), "its feature maps are"),
+        ("hcompile_far_0", torch.zeros(Q_HEADS, dtype=torch.int32), "heads with a far field are"),
+        ("hcompile_far_0", torch.zeros(1, dtype=torch.bool), "heads with a far field are"),
+        ("hcompile_far_0", torch.zeros(Q_HEADS, dtype=torch.bool), "is not that of the plan"),
     ],
 )
 def test_data_that_does_not_fit_is_refused(
@@ -136,18 +128,20 @@ def test_data_that_does_not_fit_is_refused(
 
 def test_a_plan_without_its_far_field_is_refused(program: Program) -> None:
     bare = select(program, mixed(program))
-    with pytest.raises(UsageError, match="lack the far field that the plan gives them"):
+    with pytest.raises(UsageError, match="lacks the far field that the plan gives it"):
         program_from_json(program_to_json(bare), bare.tensors)
 
 
-def test_a_far_field_that_reads_something_else_is_refused(hybrid: Program) -> None:
+def test_a_far_field_that_is_computed_is_refused(hybrid: Program) -> None:
     graph = hybrid.edit()
-    (node,) = [each for each in graph.nodes if each.target is far_heads]
-    node.update_arg(2, node.args[3])
-    with pytest.raises(UsageError, match="its far field reads something else"):
+    _, node = hybrid.attention_nodes(graph)[0]
+    node.update_arg(FAR_HEADS, node.args[0])
+    with pytest.raises(UsageError, match="has no tensors of a far field"):
         program_from_json(program_to_json(hybrid.with_graph(graph)), hybrid.tensors)
 
 
-def test_only_nodes_that_are_there_have_parameters(program: Program, hybrid: Program) -> None:
-    assert far_params(program, mixed(program)) == {}
-    assert list(far_params(hybrid, Plan.dense(program.sites))) == ["hcompile_far_0"]
+def test_only_nodes_that_have_maps_are_told_who_uses_them(program: Program, hybrid: Program) -> None:
+    assert far_heads(program, mixed(program)) == {}
+    (told,) = far_heads(hybrid, mixed(program)).items()
+    assert told[0] == "hcompile_far_0" and told[1].tolist() == [True, False, True, False]
+    assert not far_heads(hybrid, Plan.dense(program.sites))["hcompile_far_0"].any()

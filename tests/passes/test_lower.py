@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hcompile.errors import UsageError
+from hcompile.far_field import FarFields
 from hcompile.operator import bind
 from hcompile.passes.lower import drop_key_mask, lower, lower_dense
 from hcompile.passes.raise_attention import raise_attention
@@ -133,6 +134,7 @@ def test_a_bound_kernel_is_called_for_its_site_alone(program: Program) -> None:
         causal: bool,
         block_count: Tensor | None = None,
         block_index: Tensor | None = None,
+        far: FarFields | None = None,
     ) -> Tensor:
         return torch.zeros_like(q)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
+from hcompile.codegen import get_backend
 from hcompile.patterns import Linear, Local
 from hcompile.pipeline.far_times import FarTimes
 from hcompile.pipeline.memory import StoredMemory
@@ -19,11 +19,11 @@ SITE = Site("site", 0, 4, 2, 16, 0.25, causal=True)
 
 
 def test_a_second_run_finds_the_same_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu = torch.device("cpu")
+    backend = get_backend("tvm_cpu")
 
     def times(facts: dict[str, Any]) -> list[float]:
         with open_db(str(tmp_path / "db.sqlite")) as db:
-            found = FarTimes("float32", cpu, StoredMemory(db, tiny_text(), facts))
+            found = FarTimes(backend, "float32", StoredMemory(db, tiny_text(), facts))
             return [found.head_us(SITE, pattern, 256) for pattern in (Linear(32, 4), Linear(64, 4), Local(8))]
 
     first = times({})

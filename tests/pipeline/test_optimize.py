@@ -18,7 +18,7 @@ import hcompile
 from hcompile.artifact.load import open_artifact
 from hcompile.errors import UsageError
 from hcompile.frontend.load import ImportedModel
-from hcompile.passes.far_field import far_nodes
+from hcompile.passes.far_field import far_heads
 from hcompile.passes.select import select
 from hcompile.patterns import Dense, Linear, Local
 from hcompile.pipeline.attempts import Attempt
@@ -183,7 +183,7 @@ def test_linear_heads_are_learnt_certified_and_kept(
     assert report.outcome == "hybrid" and report.plan == plan
     assert report.run is not None and report.run["documents"]["learn features"] > 0
     opened = open_artifact(report.output)
-    assert opened.program.plan == plan and far_nodes(opened.program.graph.graph)
+    assert opened.program.plan == plan and far_heads(opened.program, plan)
     ids = torch.randint(256, (2, LENGTH), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         torch.testing.assert_close(opened.lowered.dense(ids)[0], reader(ids), rtol=1e-4, atol=1e-5)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 
-from hcompile.codegen.triton_gpu.ahead import Source, types_of
+from hcompile.codegen.triton_gpu import prefill
+from hcompile.codegen.triton_gpu.ahead import SHARED_BYTES, Source, problem_of, types_of
 from hcompile.codegen.triton_gpu.heads import Unrouted
 from hcompile.codegen.triton_gpu.inputs import (
     LOG2_E,
@@ -17,8 +20,11 @@ from hcompile.codegen.triton_gpu.inputs import (
 from hcompile.codegen.triton_gpu.kernels.decode import decode
 from hcompile.codegen.triton_gpu.launch import Call, Launcher
 from hcompile.errors import KernelError
+from hcompile.far_field import FarFields
 from hcompile.operator import Kernel, empty_output, refuse_lists
 from hcompile.schedules.schedule import Schedule
+from hcompile.schedules.template import get_template
+from hcompile.schedules.templates import triton_prefill
 from hcompile.schedules.templates.gpu_tiles import padded_head
 from hcompile.schedules.templates.triton_decode import MOST_ROWS
 
@@ -83,6 +89,14 @@ def _check_table(table: torch.Tensor, q: torch.Tensor, kv_len: int, page: int) -
         )
 
 
+@cache
+def _with_far_fields(head_dim: int) -> Kernel:
+    """Return the kernel that stands in where heads have far fields, by a schedule that fits every GPU."""
+    least = min(SHARED_BYTES, key=SHARED_BYTES.__getitem__)
+    space = get_template(triton_prefill.NAME).space(problem_of("bfloat16", head_dim, least))
+    return prefill.bind(space.default())
+
+
 def bind(schedule: Schedule) -> Kernel:
     """Return the kernel of a schedule, for calls of at most `MOST_ROWS` rows a KV head.
 
@@ -109,9 +123,15 @@ def bind(schedule: Schedule) -> Kernel:
         causal: bool,
         block_count: torch.Tensor | None = None,
         block_index: torch.Tensor | None = None,
+        far: FarFields | None = None,
         table: torch.Tensor | None = None,
     ) -> torch.Tensor:
         refuse_lists(block_count)
+        if far is not None:
+            if table is not None:
+                raise KernelError("decode: far fields are not read from pages: give a cache")
+            whole = _with_far_fields(q.shape[3])
+            return whole(q, k, v, key_mask, head_params, q_offset, scale, causal, far=far)
         more = None if table is None else (table.shape, table.stride(), table.dtype, table.device)
         params = head_params.shape, head_params.dtype, head_params.device
         facts = (params, more, q_offset, scale, causal, facts_of(q, k, v, key_mask))

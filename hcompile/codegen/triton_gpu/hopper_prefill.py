@@ -10,6 +10,7 @@ from triton.experimental.gluon import language as gl
 
 from hcompile.codegen.triton_gpu.ahead import Source, types_of
 from hcompile.codegen.triton_gpu.descriptors import Described
+from hcompile.codegen.triton_gpu.far_field import FarFieldAdder, check_causal
 from hcompile.codegen.triton_gpu.heads import HeadOrder, HeadOrders
 from hcompile.codegen.triton_gpu.inputs import (
     LOG2_E,
@@ -25,6 +26,7 @@ from hcompile.codegen.triton_gpu.kernels.hopper_prefill import REGISTERS, hopper
 from hcompile.codegen.triton_gpu.launch import Call, Launcher
 from hcompile.codegen.triton_gpu.route import Router
 from hcompile.errors import KernelError
+from hcompile.far_field import FarFields
 from hcompile.operator import Kernel, empty_output
 from hcompile.patterns.blocks import LIST_BLOCK, LIST_QUERIES
 from hcompile.schedules.schedule import Schedule
@@ -46,6 +48,7 @@ def source(
     causal: bool,
     masked: bool,
     lists: bool = False,
+    sums: bool = False,
 ) -> Source:
     """Return what to compile ahead of time for these calls."""
     head = padded_head(head_dim)
@@ -55,6 +58,7 @@ def source(
         "CAUSAL": causal,
         "HAS_VALID": masked,
         "LISTS": lists,
+        "SUMS": sums,
         "ROWS": rows,
         "KEYS": keys,
         "HEAD": head,
@@ -64,7 +68,8 @@ def source(
         "SHARE": bool(schedule["share"]),
     }
     integers = ("heads", "valid", "list_count", "list_index", "counters")
-    types = types_of(hopper_prefill, constants, {"key_mask": "bool" if masked else "int32"}, integers)
+    pointers = {"key_mask": "bool" if masked else "int32", "log_sums": "float32" if sums else "int32"}
+    types = types_of(hopper_prefill, constants, pointers, integers)
     for name, count in (("q_desc", rows // 2), ("k_desc", keys), ("v_desc", keys), ("o_desc", rows // 2)):
         element = {"bfloat16": "bf16", "float16": "fp16"}[dtype]
         layout = _layout(count, head, getattr(torch, dtype))
@@ -107,7 +112,7 @@ def bind(schedule: Schedule) -> Kernel:
 
     Calls with heads that read lists run by `list_schedule` where the schedule's tiles are not those of lists.
     """
-    orders, counters, route = HeadOrders(), Counters(), Router()
+    orders, counters, route, add_far_fields = HeadOrders(), Counters(), Router(), FarFieldAdder()
     rows, keys, stages = (schedule[name] for name in ("rows", "keys", "stages"))
     serves_lists = reads_lists(schedule)
     switches = tuple(bool(schedule[name]) for name in ("turns", "hold_q", "share"))
@@ -124,13 +129,15 @@ def bind(schedule: Schedule) -> Kernel:
         causal: bool,
         block_count: torch.Tensor | None = None,
         block_index: torch.Tensor | None = None,
+        far: FarFields | None = None,
     ) -> torch.Tensor:
         order = orders.known(head_params)
         room = None if block_index is None else block_index.shape[-1:]
-        facts = (q_offset, scale, causal, room, facts_of(q, k, v, key_mask))
+        facts = (q_offset, scale, causal, far is not None, room, facts_of(q, k, v, key_mask))
         call = launch.ready((order, facts))
         if call is None or (q.data_ptr() | k.data_ptr() | v.data_ptr()) & 15:
             check_call(q, k, v, key_mask, head_params, scale)
+            check_causal(far, causal)
             if q.dtype not in _ELEMENTS:
                 raise KernelError(f"attention: no Hopper kernel for {q.dtype}: use bfloat16 or float16")
             if not q.numel() or not k.shape[2]:
@@ -138,15 +145,16 @@ def bind(schedule: Schedule) -> Kernel:
             copies = aligned(q), aligned(k), aligned(v)
             if not (copies[0] is q and copies[1] is k and copies[2] is v):
                 return kernel(
-                    *copies, key_mask, head_params, q_offset, scale, causal, block_count, block_index
+                    *copies, key_mask, head_params, q_offset, scale, causal, block_count, block_index, far
                 )
             order = orders.of(head_params)
             if order.list_heads and not serves_lists:
                 other = _with_lists(q.shape[3])
                 return other(
-                    q, k, v, key_mask, head_params, q_offset, scale, causal, block_count, block_index
+                    q, k, v, key_mask, head_params, q_offset, scale, causal, block_count, block_index, far
                 )
-            call = prepare((order, facts), q, k, v, key_mask, order, q_offset, scale, causal, room)
+            sums = far is not None
+            call = prepare((order, facts), q, k, v, key_mask, order, q_offset, scale, causal, room, sums)
         assert order is not None  # A call is ready for an order that is known.
         valid, mask = masked(head_params, key_mask)
         count = index = head_params
@@ -156,8 +164,11 @@ def bind(schedule: Schedule) -> Kernel:
             else:
                 count, index = _checked(block_count, block_index, q, order.list_heads)
         out = empty_output(q)
-        others = (order.table, valid, mask, count, index, counters.of(q, 2))
+        log_sums = order.table if far is None else q.new_empty(q.shape[:3], dtype=torch.float32)
+        others = (order.table, valid, mask, log_sums, count, index, counters.of(q, 2))
         launch(call, (q, k, v, out), (), others)
+        if far is not None:
+            add_far_fields(out, log_sums, q, k, v, key_mask, head_params, far, q_offset)
         return out
 
     def prepare(
@@ -171,6 +182,7 @@ def bind(schedule: Schedule) -> Kernel:
         scale: float,
         causal: bool,
         room: Sequence[int] | None,
+        sums: bool,
     ) -> Call:
         (batch, q_heads, q_len, head_dim), (_, kv_heads, kv_len, _) = q.shape, k.shape
         head = padded_head(head_dim)
@@ -190,7 +202,7 @@ def bind(schedule: Schedule) -> Kernel:
             scale=scale * LOG2_E,
             strides=(),
             constants=(
-                *(group, causal, key_mask is not None, order.list_heads > 0),
+                *(group, causal, key_mask is not None, order.list_heads > 0, sums),
                 *(rows, keys, head, stages, *switches),
             ),
             described=tuple(

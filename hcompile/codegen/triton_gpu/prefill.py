@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from hcompile.codegen.triton_gpu.ahead import Source, types_of
+from hcompile.codegen.triton_gpu.far_field import FarFieldAdder, check_causal
 from hcompile.codegen.triton_gpu.heads import HeadOrder, HeadOrders, refuse_routed
 from hcompile.codegen.triton_gpu.inputs import (
     LOG2_E,
@@ -15,19 +16,28 @@ from hcompile.codegen.triton_gpu.inputs import (
 )
 from hcompile.codegen.triton_gpu.kernels.prefill import prefill
 from hcompile.codegen.triton_gpu.launch import Call, Launcher
+from hcompile.far_field import FarFields
 from hcompile.operator import Kernel, empty_output, refuse_lists
 from hcompile.schedules.schedule import Schedule
 from hcompile.schedules.templates.gpu_tiles import padded_head
 
 
 def source(
-    schedule: Schedule, dtype: str, head_dim: int, *, group: int, causal: bool, masked: bool
+    schedule: Schedule,
+    dtype: str,
+    head_dim: int,
+    *,
+    group: int,
+    causal: bool,
+    masked: bool,
+    sums: bool = False,
 ) -> Source:
     """Return what to compile ahead of time for these calls."""
     constants = {
         "GROUP": group,
         "CAUSAL": causal,
         "HAS_VALID": masked,
+        "SUMS": sums,
         "ROWS": schedule["rows"],
         "KEYS": schedule["keys"],
         "HEAD": head_dim,
@@ -36,6 +46,7 @@ def source(
     pointers = {
         **dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "o_ptr"), dtype),
         "key_mask": "bool" if masked else "int32",
+        "log_sums": "float32" if sums else "int32",
     }
     types = types_of(prefill, constants, pointers, ("heads", "valid"))
     return Source(prefill, types, constants, schedule["warps"], schedule["stages"])
@@ -43,7 +54,7 @@ def source(
 
 def bind(schedule: Schedule) -> Kernel:
     """Return the kernel of a schedule."""
-    orders = HeadOrders()
+    orders, add_far_fields = HeadOrders(), FarFieldAdder()
     rows, keys = schedule["rows"], schedule["keys"]
     launch = Launcher(prefill, num_warps=schedule["warps"], num_stages=schedule["stages"])
 
@@ -58,16 +69,18 @@ def bind(schedule: Schedule) -> Kernel:
         causal: bool,
         block_count: torch.Tensor | None = None,
         block_index: torch.Tensor | None = None,
+        far: FarFields | None = None,
     ) -> torch.Tensor:
         refuse_lists(block_count)
         order = orders.known(head_params)
-        facts = (q_offset, scale, causal, facts_of(q, k, v, key_mask))
+        facts = (q_offset, scale, causal, far is not None, facts_of(q, k, v, key_mask))
         call = launch.ready((order, facts))
         if call is None:
             check_call(q, k, v, key_mask, head_params, scale)
+            check_causal(far, causal)
             dense = dense_rows(q), dense_rows(k), dense_rows(v)
             if not (dense[0] is q and dense[1] is k and dense[2] is v):
-                return kernel(*dense, key_mask, head_params, q_offset, scale, causal)
+                return kernel(*dense, key_mask, head_params, q_offset, scale, causal, far=far)
             if not q.numel():
                 return empty_output(q)
             order = orders.of(head_params)
@@ -76,9 +89,13 @@ def bind(schedule: Schedule) -> Kernel:
         out = empty_output(q)
         if call is None:
             masked_keys = key_mask is not None
-            call = prepare((order, facts), q, k, v, out, masked_keys, order, q_offset, scale, causal)
+            sums = far is not None
+            call = prepare((order, facts), q, k, v, out, masked_keys, order, q_offset, scale, causal, sums)
         valid, mask = masked(head_params, key_mask)
-        launch(call, (), (q, k, v, out), (order.table, valid, mask))
+        log_sums = order.table if far is None else q.new_empty(q.shape[:3], dtype=torch.float32)
+        launch(call, (), (q, k, v, out), (order.table, valid, mask, log_sums))
+        if far is not None:
+            add_far_fields(out, log_sums, q, k, v, key_mask, head_params, far, q_offset)
         return out
 
     def prepare(
@@ -92,6 +109,7 @@ def bind(schedule: Schedule) -> Kernel:
         q_offset: int,
         scale: float,
         causal: bool,
+        sums: bool,
     ) -> Call:
         (batch, q_heads, q_len, head_dim), (_, kv_heads, kv_len, _) = q.shape, k.shape
         tiles = -(-q_len // rows)
@@ -103,7 +121,7 @@ def bind(schedule: Schedule) -> Kernel:
             scale=scale * LOG2_E,
             strides=(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3]),
             constants=(
-                *(q_heads // kv_heads, causal, masked_keys),
+                *(q_heads // kv_heads, causal, masked_keys, sums),
                 *(rows, keys, head_dim, padded_head(head_dim)),
             ),
         )

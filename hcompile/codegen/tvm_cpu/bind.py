@@ -11,8 +11,10 @@ from struct import Struct
 import torch
 
 from hcompile.codegen.known import Known
+from hcompile.codegen.tvm_cpu.far_field import load_far_fields
 from hcompile.codegen.tvm_cpu.route import load_router
 from hcompile.errors import EnvironmentFault, KernelError
+from hcompile.far_field import FarFields, far_rows
 from hcompile.lists import list_rules
 from hcompile.operator import Kernel, empty_output
 from hcompile.patterns.blocks import LIST_QUERIES
@@ -20,7 +22,7 @@ from hcompile.patterns.blocks import LIST_QUERIES
 _MAPS = Path("/proc/self/maps")
 _DTYPES = {2: torch.bfloat16, 4: torch.float32}
 # The fields of `Call` in launcher.c: pointers, sizes, strides, and the scale.
-_CALL = Struct("8q 9q 3q 3q 3q 3q q 2q d")
+_CALL = Struct("9q 9q 3q 3q 3q 3q q 2q d")
 
 
 def load_kernel(path: Path) -> Kernel:
@@ -44,7 +46,7 @@ def load_kernel(path: Path) -> Kernel:
         ) from error
     run.argtypes = [ctypes.c_char_p]
     dtype, pack, parallel = _DTYPES[element], _CALL.pack, openmp_parallel()
-    route = load_router(library, parallel)
+    route, add_far_fields = load_router(library, parallel), load_far_fields(library, parallel)
     rules_of = Known(lambda params: torch.tensor(list_rules(params), dtype=torch.int32))
 
     def kernel(
@@ -58,6 +60,7 @@ def load_kernel(path: Path) -> Kernel:
         causal: bool,
         block_count: torch.Tensor | None = None,
         block_index: torch.Tensor | None = None,
+        far: FarFields | None = None,
     ) -> torch.Tensor:
         batch, q_heads, q_len, size = q.shape
         if size != head_dim or q.dtype is not dtype or k.dtype is not dtype or v.dtype is not dtype:
@@ -96,9 +99,13 @@ def load_kernel(path: Path) -> Kernel:
             key_mask = key_mask.contiguous()
             mask_pointer, mask_stride = key_mask.data_ptr(), key_mask.stride(0)
         out = empty_output(q)
+        far_heads, log_sums = None, None
+        if far is not None and len(far_heads := far_rows(head_params, far)):
+            log_sums = torch.empty((batch, q_heads, q_len), dtype=torch.float32)
         call = pack(
             *(q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), mask_pointer, head_params.data_ptr()),
             *lists,
+            0 if log_sums is None else log_sums.data_ptr(),
             *(
                 batch,
                 q_heads,
@@ -119,6 +126,8 @@ def load_kernel(path: Path) -> Kernel:
             raise EnvironmentFault(
                 f"attention over {tuple(q.shape)}: no memory for scratch; free some memory"
             )
+        if far is not None and far_heads is not None and log_sums is not None:
+            add_far_fields(out, log_sums, q, k, v, key_mask, far.maps, far_heads, q_offset)
         return out
 
     return kernel

@@ -19,6 +19,7 @@ from hcompile.codegen.tvm_cpu.machine import this_cpu
 from hcompile.errors import EnvironmentFault, KernelError
 from hcompile.locked_folder import locked_folder
 from hcompile.patterns.blocks import EVERY_KEY, LIST_BLOCK
+from hcompile.patterns.linear import FEATURES
 from hcompile.schedules.schedule import Schedule
 from hcompile.tuning_db.location import cache_dir
 from hcompile.values import sha256_json
@@ -26,8 +27,9 @@ from hcompile.values import sha256_json
 _HERE = Path(__file__).parent
 _LAUNCHER = _HERE / "launcher.c"
 _ROUTE = _HERE / "route.c"
+_FAR_FIELD = _HERE / "far_field.c"
 _GENERATORS = ("prim_func.py", "register_tile.py", "vector_ops.py", "build.py")
-_SOURCES = (_LAUNCHER, _ROUTE, *(_HERE / name for name in _GENERATORS))
+_SOURCES = (_LAUNCHER, _ROUTE, _FAR_FIELD, *(_HERE / name for name in _GENERATORS))
 # TVM parses Python, and CPython 3.11 counts the depth of all threads' parsers together ("recursion depth mismatch").
 _one_parser = threading.Lock()
 
@@ -72,7 +74,12 @@ def _compile(schedule: Schedule, dtype: str, head_dim: int, target: Path) -> Non
 
     compiler = _c_compiler()
     tile = tile_function(schedule, head_dim, dtype)
-    sizes = {**tile.defines, "HC_LIST_BLOCK": LIST_BLOCK, "HC_EVERY_KEY": EVERY_KEY}
+    sizes = {
+        **tile.defines,
+        "HC_LIST_BLOCK": LIST_BLOCK,
+        "HC_EVERY_KEY": EVERY_KEY,
+        "HC_FEATURES": FEATURES,
+    }
     defines = [f"-D{name}={value}" for name, value in sizes.items()]
 
     def link(output: str, objects: list[str], **_: object) -> None:
@@ -87,7 +94,7 @@ def _compile(schedule: Schedule, dtype: str, head_dim: int, target: Path) -> Non
             *defines,
         ]
         result = subprocess.run(
-            [*command, str(_LAUNCHER), str(_ROUTE), *objects, "-o", output, "-lm"],
+            [*command, str(_LAUNCHER), str(_ROUTE), str(_FAR_FIELD), *objects, "-o", output, "-lm"],
             capture_output=True,
             text=True,
             check=False,

@@ -2,8 +2,11 @@
  *
  * Compiled together with the tile object into one library, so that a kernel needs neither TVM nor its FFI at run time.
  * The build defines HC_BLOCK_Q (queries of a tile), HC_BLOCK_K (most keys of a block), HC_SCRATCH (floats of scratch),
- * HC_BOUNDS (int32s of scratch after them), HC_LIST_BLOCK (queries and keys of a block of a list), HC_ELEMENT (bytes of an element), HC_PAIR (elements of a word in rows of Q and K) and HC_HEAD_DIM.
+ * HC_BOUNDS (int32s of scratch after them), HC_PEAK and HC_SUM (where in scratch a tile leaves the peaks of its queries
+ * and the sums below them), HC_LIST_BLOCK (queries and keys of a block of a list), HC_ELEMENT (bytes of an element),
+ * HC_PAIR (elements of a word in rows of Q and K) and HC_HEAD_DIM.
  */
+#include <math.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -42,7 +45,7 @@ HIDDEN void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **par
 
 /* What Python fills in: one int64 or pointer a field, in this order. Strides are in elements. */
 typedef struct {
-  int64_t q, k, v, out, key_mask, head_params, block_count, block_index;
+  int64_t q, k, v, out, key_mask, head_params, block_count, block_index, log_sums; /* 0: sums are not asked for */
   int64_t batch, q_heads, kv_heads, q_len, kv_len, q_offset, causal, threads, parallel;
   int64_t q_strides[3], k_strides[3], v_strides[3], out_strides[3], mask_stride; /* [B, H, S] each */
   int64_t list_heads, list_room;
@@ -142,6 +145,12 @@ static void run_tile(Job *job, int64_t task, Any *a, int32_t *todo) {
   for (int i = 0; i < 12; i++) a[8 + i].value.i = numbers[i];
   Any result = {0};
   if (__tvm_ffi_tile(0, a, 21, &result)) atomic_store(&job->failed, 1);
+  if (!c->log_sums) return;
+  /* Logarithms of the sums of exp(scale * score), [B, H, S]; a tile's are powers of 2. */
+  const float *scratch = ((Tensor *)a[0].value.p)->data, *peak = scratch + HC_PEAK, *sum = scratch + HC_SUM;
+  float *log_sums = (float *)c->log_sums + (b * c->q_heads + h) * c->q_len + row0;
+  for (int64_t i = 0; i < rows; i++)
+    log_sums[i] = sum[i] > 0 ? (peak[i] + log2f(sum[i])) * 0.69314718f : -INFINITY;
 }
 
 /* Takes tasks from the first, returned, to `end`: neighbours, which share keys in a cache, and fewer towards the end. */

@@ -342,6 +342,8 @@ def tile_function(schedule: Schedule, head_dim: int, dtype: str) -> Tile:
         "HC_BLOCK_K": BK,
         "HC_SCRATCH": SCRATCH,
         "HC_BOUNDS": 2 * BK,
+        "HC_PEAK": PEAK,
+        "HC_SUM": SUM,
         "HC_ELEMENT": 2 if BF16 else 4,
         "HC_PAIR": PAIR,
         "HC_HEAD_DIM": D,

@@ -16,6 +16,7 @@ import torch
 from hcompile.codegen.triton_gpu import decode, prefill
 from hcompile.codegen.triton_gpu.inputs import valid_ranges
 from hcompile.codegen.triton_gpu.kernels.valid_range import BLOCK
+from tests.codegen.far_cases import assert_right, far_call, padding
 from tests.codegen.triton_gpu.cases import (
     DECODE,
     DECODE_SHAPES,
@@ -44,6 +45,27 @@ def wrong_ranges(seed: int) -> int:
     return wrong
 
 
+def far_fields(seed: int) -> dict[str, float | str]:
+    """Return 0 for each call with linear far fields that is right, and what is wrong with the others."""
+    cases = {
+        "prefill": far_call(300, 300, head_dim=16, seed=seed),
+        "after-a-cache": far_call(140, 420, head_dim=24, seed=seed),
+        "padding": far_call(280, 280, batch=4, head_dim=16, key_mask=padding(280), seed=seed),
+        "within-the-windows": far_call(1, 1, head_dim=16, seed=seed),
+        "one-query": far_call(1, 400, head_dim=16, seed=seed),
+    }
+    kernels = {name: prefill.bind(PREFILL_SCHEDULE) for name in cases}
+    kernels["one-query"] = decode.bind(DECODE_SCHEDULE)
+    errors: dict[str, float | str] = {}
+    for name, case in cases.items():
+        try:
+            assert_right(case, case.run(kernels[name]))
+            errors[f"far {name}"] = 0.0
+        except AssertionError as error:
+            errors[f"far {name}"] = str(error)
+    return errors
+
+
 def main(seed: int) -> None:
     errors: dict[str, float | str] = {"valid ranges": wrong_ranges(seed)}
     for group, kernel, cases in (
@@ -59,6 +81,7 @@ def main(seed: int) -> None:
         paged = Paged.random(seed, 147, torch.float32, masked=masked)
         out = paged.run(decode.bind(DECODE_SCHEDULE), paged.arguments("cpu"))
         errors[f"decode pages{'-padding' * masked}"] = paged.error(out)
+    errors |= far_fields(seed)
     print(json.dumps(errors))  # noqa: T201  this is how a child answers
 
 

@@ -11,23 +11,27 @@ import triton.language as tl
 
 from hcompile.codegen.triton_gpu.kernels.visible import seen_pairs, visited
 
+_LN_2 = tl.constexpr(0.6931471805599453)
+
 
 # Sizes are not looked at: a growing cache would be compiled for anew. Strides and the pointers to rows are, for wide
 # loads; the other pointers are read element by element.
 @triton.jit(
     do_not_specialize=(
-        "heads", "valid", "key_mask", "batch", "long_heads", "q_len", "kv_len", "q_offset", "tiles", "scale",
+        "heads", "valid", "key_mask", "log_sums",
+        "batch", "long_heads", "q_len", "kv_len", "q_offset", "tiles", "scale",
     )
 )  # fmt: skip
 def prefill(
-    q_ptr, k_ptr, v_ptr, o_ptr, heads, valid, key_mask,
+    q_ptr, k_ptr, v_ptr, o_ptr, heads, valid, key_mask, log_sums,
     batch, long_heads, q_len, kv_len, q_offset, tiles, scale,
     q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, o_batch, o_head, o_row,
-    GROUP: tl.constexpr, CAUSAL: tl.constexpr, HAS_VALID: tl.constexpr,
+    GROUP: tl.constexpr, CAUSAL: tl.constexpr, HAS_VALID: tl.constexpr, SUMS: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr, HEAD: tl.constexpr, BLOCK_HEAD: tl.constexpr,
 ):  # fmt: skip
-    """Write O; see `hcompile.operator` for the arguments. Heads that see everything come first, tile by
-    tile from the longest on; then the others, head by head."""
+    """Write O, with SUMS the logarithms of the softmax sums, float32 `[B, Hq, Sq]`, -inf for a row that sees nothing;
+    see `hcompile.operator` for the arguments. Heads that see everything come first, tile by tile from the longest on;
+    then the others, head by head."""
     index = tl.program_id(0)
     long_tasks = long_heads * batch * tiles
     if index < long_tasks:
@@ -106,6 +110,10 @@ def prefill(
         out = tl.dot(weights.to(v.dtype), v, out * decay[:, None])
         peak = new
 
+    if SUMS:
+        q_heads = tl.num_programs(0) // (batch * tiles)
+        sums_at = log_sums + (b * q_heads + head).to(tl.int64) * q_len + row
+        tl.store(sums_at + rows, (peak + tl.log2(total)) * _LN_2, mask=row + rows < q_len)
     inverse = tl.where(total > 0.0, 1.0 / total, 0.0)
     o_at = o_ptr + b.to(tl.int64) * o_batch + head.to(tl.int64) * o_head
     o_rows = (row + rows).to(tl.int64) * o_row
