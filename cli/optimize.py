@@ -100,6 +100,12 @@ if TYPE_CHECKING:
     help="What a plan is to have little of: time on this machine, or pairs visited.",
 )
 @click.option(
+    "--cost-at",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="The length whose cost that is: the longest of --lengths by default.",
+)
+@click.option(
     "--refit",
     is_flag=True,
     help="Fit the layer behind each attention to what is left of it: less loss for the same plan, and new weights.",

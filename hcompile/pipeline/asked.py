@@ -39,6 +39,7 @@ def asked(job: Job) -> dict[str, Any]:
         "keep_layers": list(request.keep_layers),
         "families": None if request.families is None else list(request.families),
         "cost": request.cost,
+        "cost_at": job.cost_length,
         "refit": request.refit,
         "reserve": request.reserve,
         "plan": None if request.plan is None else str(request.plan),

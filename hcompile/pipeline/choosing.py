@@ -138,7 +138,7 @@ def choose(job: Job, share: float, kernels: PlanKernels, memory: Memory, progres
         candidates(request, program, length, job.dtype),
         job.splits,
         [replace(goal, limit=goal.limit * share) for goal in job.goals],
-        _head_us(kernels, length, request.cost),
+        _head_us(kernels, job.cost_length, request.cost),
         effort=Effort(time_limit_s=request.time_limit_s, reserve=request.reserve),
         memory=memory,
         seed=request.seed,

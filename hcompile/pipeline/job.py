@@ -19,7 +19,7 @@ from hcompile.pipeline.certifying import text_encoder
 from hcompile.pipeline.choosing import candidates, check_refit, read_plan, read_splits, wants_maps
 from hcompile.pipeline.importing import fit_to
 from hcompile.pipeline.request import OptimizeRequest
-from hcompile.pipeline.tuning import chosen_lengths
+from hcompile.pipeline.tuning import check_lengths, chosen_lengths
 from hcompile.plan import Plan
 from hcompile.policy.calibration import Splits
 from hcompile.policy.goal import Goal, goals_of
@@ -84,6 +84,11 @@ class Job:
         return self.lengths[-1]
 
     @property
+    def cost_length(self) -> int:
+        """Tokens at which the plan is to cost little."""
+        return self.length if self.request.cost_at is None else self.request.cost_at
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What decides quality measurements besides weights, data and code."""
         return {
@@ -123,6 +128,8 @@ def prepare(
         goal.metric.check(interface, program.sites)
     lengths = chosen_lengths(request.lengths, program, axis)
     beyond = check_beyond(request.beyond, lengths[-1], program, axis)
+    if request.cost_at is not None:
+        check_lengths("--cost-at", (request.cost_at,), program, axis)
     if request.plan is None:
         # What can see no less at all is refused before the work.
         candidates(request, program, lengths[-1], compute_dtype(program))

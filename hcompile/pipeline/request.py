@@ -31,6 +31,8 @@ class OptimizeRequest:
         keep_layers: layers whose attention stays as it is.
         families: of patterns to choose from; None for all that the target has kernels for.
         cost: what a plan is to have little of: measured "time" of its heads, or the (query, key) "pairs" they visit.
+        cost_at: the length whose cost that is, such as one that is served and too long for the calibration text; None
+            for the longest of `lengths`.
         refit: fit the projections behind the attention to what a plan reads (`hcompile.policy.refit`).
         reserve: the share of each budget that the choice of a plan leaves alone, for text unlike the calibration's; the
             certificate is held against the whole budget.
@@ -56,6 +58,7 @@ class OptimizeRequest:
     keep_layers: tuple[int, ...] = ()
     families: tuple[str, ...] | None = None
     cost: str = "time"
+    cost_at: int | None = None
     refit: bool = False
     reserve: float = RESERVE
     plan: Path | None = None
@@ -75,6 +78,8 @@ class OptimizeRequest:
             raise UsageError(f"granularity {self.granularity!r} is not one of {', '.join(GRANULARITIES)}")
         if self.cost not in COSTS:
             raise UsageError(f"cost {self.cost!r} is not one of {', '.join(COSTS)}")
+        if self.cost_at is not None and self.cost_at < 1:
+            raise UsageError(f"a cost at {self.cost_at} tokens: give a length")
         unknown = set(self.families or ()) - set(families())
         if unknown or self.families == ():
             raise UsageError(f"families {sorted(unknown)} are not among {', '.join(families())}")

@@ -76,6 +76,8 @@ def _asked(facts: Facts) -> Iterator[tuple[str, str]]:
         yield "kinds of patterns", ", ".join(run["families"])
     if run.get("cost", "time") != "time":
         yield "plans for few", run["cost"] + ": times that are predicted follow from them"
+    if run.get("cost_at", run["lengths"][-1]) != run["lengths"][-1]:
+        yield "to cost little at", f"{run['cost_at']} tokens"
     if report.refit:
         projections = count(len(report.refit["projections"]), "output projection")
         yield "refitted", f"{projections}, for tokens that see more than {report.refit['start']} keys"
