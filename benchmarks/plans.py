@@ -24,7 +24,7 @@ from hcompile.plan import Plan
 from hcompile.policy.interface import Interface
 from hcompile.runtime.inductor import CompiledGraph
 from hcompile.runtime.module import Lowered, graphs_without_padding
-from hcompile.tuning.timing import Rounds, time_calls
+from hcompile.tuning.timing import Rounds, graph_clock, time_calls
 
 
 def without_attention(opened: Opened, path: Path) -> CompiledGraph:
@@ -59,7 +59,7 @@ def measure(paths: Sequence[Path], length: int, rounds: int) -> tuple[Opened, di
     with torch.inference_mode():
         calls = [partial(graph, *inputs) for graph in graphs]
         dense_us, ideal_us, chosen_us, *others_us = time_calls(
-            calls, Rounds(least=rounds, most=rounds)
+            calls, Rounds(least=rounds, most=rounds), graph_clock(inputs[0].device.type)
         ).times_us
     sites = opened[0].program.sites
     return opened[0], {
