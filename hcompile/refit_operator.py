@@ -42,21 +42,26 @@ def _refit_linear(
     length = x.shape[1]
     if length <= start:
         return linear(x, weight, bias).contiguous()
+    sees_enough = None if key_mask is None else key_mask.cumsum(1) > start
+    if x.device.type != "cpu":
+        # Asking a GPU where padding ends would wait for it. Some rows are multiplied twice, and none is copied.
+        out = linear(x, refitted, bias)
+        if sees_enough is None:
+            out[:, :start] = linear(x[:, :start], weight, bias)
+        else:
+            out = torch.where(sees_enough[..., None], out, linear(x, weight, bias))
+        return out.contiguous()
     first, last = start, start
-    if key_mask is not None:
-        sees_enough = key_mask.cumsum(1) > start
-        # Before `first` no row of the batch has seen enough, from `last` on all have. A GPU is not asked: it would be
-        # waited for.
-        first, last = start, length
-        if x.device.type == "cpu":
-            counts = (length - sees_enough.sum(1)).tolist()
-            first, last = min(counts, default=0), max(counts, default=0)
+    if sees_enough is not None:
+        # Before `first` no row of the batch has seen enough, from `last` on all have.
+        counts = (length - sees_enough.sum(1)).tolist()
+        first, last = min(counts, default=0), max(counts, default=0)
     out = x.new_empty((*x.shape[:2], weight.shape[0]))
     if first:
         out[:, :first] = linear(x[:, :first], weight, bias)
     if last < length:
         out[:, last:] = linear(x[:, last:], refitted, bias)
-    if first < last:
+    if sees_enough is not None and first < last:
         part = x[:, first:last]
         own, other = linear(part, weight, bias), linear(part, refitted, bias)
         out[:, first:last] = torch.where(sees_enough[:, first:last, None], other, own)

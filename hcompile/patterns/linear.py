@@ -70,6 +70,8 @@ class Linear(Pattern):
         return min(dense, near + FEATURES * (q_len + kv_len) if self.hides(kv_len) else dense)
 
 
-MENU = tuple(Linear(window, 16) for window in (32, 64, 128, 256, 512, 1024, 2048))
+MENU = tuple(
+    Linear(window, 16) for window in (32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
+)
 
 register_family(Linear.family, lambda fields: Linear(**fields), Linear, MENU, learned=True)
