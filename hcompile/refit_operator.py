@@ -44,13 +44,7 @@ def _refit_linear(
         return linear(x, weight, bias).contiguous()
     sees_enough = None if key_mask is None else key_mask.cumsum(1) > start
     if x.device.type != "cpu":
-        # Asking a GPU where padding ends would wait for it. Some rows are multiplied twice, and none is copied.
-        out = linear(x, refitted, bias)
-        if sees_enough is None:
-            out[:, :start] = linear(x[:, :start], weight, bias)
-        else:
-            out = torch.where(sees_enough[..., None], out, linear(x, weight, bias))
-        return out.contiguous()
+        return multiplied_twice(x, weight, refitted, bias, sees_enough, start).contiguous()
     first, last = start, start
     if sees_enough is not None:
         # Before `first` no row of the batch has seen enough, from `last` on all have.
@@ -65,6 +59,25 @@ def _refit_linear(
         part = x[:, first:last]
         own, other = linear(part, weight, bias), linear(part, refitted, bias)
         out[:, first:last] = torch.where(sees_enough[:, first:last, None], other, own)
+    return out
+
+
+def multiplied_twice(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    refitted: torch.Tensor,
+    bias: torch.Tensor | None,
+    sees_enough: torch.Tensor | None,
+    start: int,
+) -> torch.Tensor:
+    """Return the operator's output without a look at what `sees_enough`, bool `[B, S]` or None for no padding, holds.
+
+    Looking would wait for a GPU. Some rows are multiplied by both weights, and none is copied but the first ones.
+    """
+    out = F.linear(x, refitted, bias)
+    if sees_enough is not None:
+        return torch.where(sees_enough[..., None], out, F.linear(x, weight, bias))
+    out[:, :start] = F.linear(x[:, :start], weight, bias)
     return out
 
 

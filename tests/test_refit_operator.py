@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hcompile.refit_operator import refit_linear
+from hcompile.refit_operator import multiplied_twice, refit_linear
 
 
 def by_token(
@@ -56,7 +56,18 @@ def test_padding_is_not_seen(start: int, mask: list[list[int]]) -> None:
     x, weight, other, bias = inputs()
     valid = torch.tensor(mask, dtype=torch.bool)
     found = refit_linear(x, weight, other, bias, valid, start, False)
-    torch.testing.assert_close(found, by_token(x, weight, other, bias, valid, start))
+    wanted = by_token(x, weight, other, bias, valid, start)
+    torch.testing.assert_close(found, wanted)
+    # What a GPU does, which is asked for nothing.
+    sees_enough = valid.cumsum(1) > start
+    torch.testing.assert_close(multiplied_twice(x, weight, other, bias, sees_enough, start), wanted)
+
+
+@pytest.mark.parametrize("start", [0, 1, 4, 8])
+def test_without_padding_the_first_rows_are_put_in_place(start: int) -> None:
+    x, weight, other, bias = inputs()
+    found = multiplied_twice(x, weight, other, bias, None, start)
+    torch.testing.assert_close(found, by_token(x, weight, other, bias, None, start))
 
 
 def test_a_text_of_start_tokens_never_meets_the_second_weight() -> None:
