@@ -28,8 +28,9 @@ _HERE = Path(__file__).parent
 _LAUNCHER = _HERE / "launcher.c"
 _ROUTE = _HERE / "route.c"
 _FAR_FIELD = _HERE / "far_field.c"
+_VECTORS = _HERE / "vectors.h"
 _GENERATORS = ("prim_func.py", "register_tile.py", "vector_ops.py", "build.py")
-_SOURCES = (_LAUNCHER, _ROUTE, _FAR_FIELD, *(_HERE / name for name in _GENERATORS))
+_SOURCES = (_LAUNCHER, _ROUTE, _FAR_FIELD, _VECTORS, *(_HERE / name for name in _GENERATORS))
 # TVM parses Python, and CPython 3.11 counts the depth of all threads' parsers together ("recursion depth mismatch").
 _one_parser = threading.Lock()
 

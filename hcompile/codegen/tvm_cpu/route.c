@@ -5,21 +5,18 @@
  * (bytes of an element), HC_LIST_BLOCK (queries and keys of a block) and HC_EVERY_KEY.
  */
 #include <stdatomic.h>
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
+
+#include "vectors.h"
 
 #ifdef __AVX512F__
-enum { LANES = 16, VECTORS = 4 };
+enum { VECTORS = 4 };
 #else
-enum { LANES = 8, VECTORS = 2 };
+enum { VECTORS = 2 };
 #endif
 /* KEYS rows of keys times VECTORS vectors of queries are what registers hold of the scores. */
 enum { D = HC_HEAD_DIM, BLOCK = HC_LIST_BLOCK, SAMPLES = BLOCK / HC_EVERY_KEY, KEYS = 4, GROUP = LANES * VECTORS };
 _Static_assert(SAMPLES % KEYS == 0 && BLOCK % GROUP == 0, "blocks are whole register tiles");
-
-typedef float Vec __attribute__((vector_size(4 * LANES)));
-typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 
 static const float HIDDEN = -1e30f, UNSEEN = -1e29f;
 
@@ -48,13 +45,6 @@ typedef struct {
   uint8_t *halves; /* which halves of the list's queries see a block of keys */
 } Scratch;
 
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
-static Vec larger(Vec a, Vec b) {
-  Ints is = a > b;
-  return (Vec)(((Ints)a & is) | ((Ints)b & ~is));
-}
-
 static float element(const char *at, int64_t index) {
 #if HC_ELEMENT == 2
   uint32_t bits = (uint32_t)((const uint16_t *)at)[index] << 16;
@@ -64,17 +54,6 @@ static float element(const char *at, int64_t index) {
 #else
   return ((const float *)at)[index];
 #endif
-}
-
-/* 2 ** x for x <= 0 within 2e-7, as the attention kernel has it (vector_ops.py). */
-static Vec exp2_of(Vec x) {
-  const Vec round = (Vec){0} + 0x1.8p23f, floor = (Vec){0} - 127.0f;
-  x = larger(x, floor);
-  Vec whole = x + round;
-  Vec f = x - (whole - round), y = (Vec){0} + 0.0013264727139957249f;
-  const float rest[] = {0.009671512639957249f, 0.05550733743470752f, 0.2402224208537672f, 0.6931469775989911f, 1.0f};
-  for (int i = 0; i < 5; i++) y = y * f + rest[i];
-  return (Vec)((Ints)y + ((Ints)whole << 23));
 }
 
 static int by_share(const void *a, const void *b) {
@@ -105,7 +84,7 @@ static void estimate(Scratch *s, const Route *c, const char *q, const char *k, c
   for (int64_t i = 0; i < BLOCK; i++)
     for (int64_t d = 0; d < D; d++)
       queries[d * BLOCK + i] =
-          i < rows ? element(q, (row + i) * c->q_strides[2] + d) * (float)(c->scale * 1.4426950408889634) : 0.0f;
+          i < rows ? element(q, (row + i) * c->q_strides[2] + d) * (float)(c->scale * LOG2_E) : 0.0f;
   for (int64_t i = 0; i < width; i++) s->peak[i] = (Vec){0} + UNSEEN, s->total[i] = (Vec){0};
   for (int64_t at = 0; at < blocks * SAMPLES; at += KEYS) {
     int64_t left = (c->kv_len - HC_EVERY_KEY / 2 - 1) / HC_EVERY_KEY + 1 - at;
