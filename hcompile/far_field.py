@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from hcompile.errors import KernelError
 from hcompile.routing import first_valid_key
 
 QUERY, KEY = 0, 1
@@ -37,6 +38,17 @@ class FarFields(NamedTuple):
 
     maps: torch.Tensor
     heads: torch.Tensor
+
+
+def check_far_fields(far: FarFields, q_heads: int, causal: bool) -> None:
+    """Raise KernelError where far fields do not fit a call: kernels read as far as these sizes say."""
+    if far.heads.shape != (q_heads,) or far.heads.dtype != torch.bool or len(far.maps) != q_heads:
+        raise KernelError(
+            f"attention: far fields of heads {tuple(far.heads.shape)} {far.heads.dtype} with maps "
+            f"{tuple(far.maps.shape)}, wanted bool [{q_heads}] and as many maps"
+        )
+    if not causal:
+        raise KernelError("attention: far fields are of causal attention")
 
 
 def far_rows(head_params: torch.Tensor, far: FarFields) -> torch.Tensor:

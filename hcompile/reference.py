@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hcompile.far_field import FarFields, replace_far_heads
+from hcompile.far_field import FarFields, check_far_fields, replace_far_heads
 from hcompile.lists import listed_blocks
 from hcompile.patterns.blocks import LIST_BLOCK, LIST_WINDOW
 from hcompile.routing import first_valid_key, route
@@ -113,7 +113,8 @@ def attention_reference(
         weights = weights.masked_fill(~seen, 0.0)
         pieces.append((weights @ values).flatten(1, 2))
     out = torch.cat(pieces, dim=2) if pieces else q.to(dtype)
-    if far is not None:
+    if far is not None and q_len and kv_len:
+        check_far_fields(far, q_heads, causal)
         out = replace_far_heads(out, q, k, v, key_mask, head_params, far, q_offset, scale)
     # `contiguous()` would keep odd strides in sizes of 1, which the operator's fake output does not have.
     return out.to(q.dtype).transpose(1, 2).clone(memory_format=torch.contiguous_format).transpose(1, 2)

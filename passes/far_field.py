@@ -47,7 +47,7 @@ def far_heads(program: Program, plan: Plan) -> dict[str, torch.Tensor]:
     return {
         tensor_name(node, FAR_HEADS): _using(program, plan, site)
         for site, node in program.attention_nodes()
-        if len(arguments(node)) > FAR_HEADS
+        if arguments(node)[FAR_HEADS:] not in ((), (None,))
     }
 
 

@@ -149,6 +149,13 @@ def test_no_head_may_use_its_maps() -> None:
     torch.testing.assert_close(found, attention_reference(q, k, v, None, PARAMS, 0, SCALE, True))
 
 
+@pytest.mark.parametrize(("q_len", "kv_len"), [(0, 40), (0, 0), (3, 0)])
+def test_a_call_without_queries_or_keys_is_no_error(q_len: int, kv_len: int) -> None:
+    q, k, v, maps = case(2, 6, q_len, kv_len)
+    out = attention(q, k, v, None, PARAMS, None, None, 0, SCALE, True, "", maps, HEADS)
+    assert out.shape == q.shape and not out.any()
+
+
 def test_gradients_of_attention_are_those_of_its_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operator, "_GRADIENT_ROWS", 32)
     call = case(2, 6, 70, 70, kv_heads=2)

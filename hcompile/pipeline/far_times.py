@@ -15,10 +15,11 @@ from hcompile.patterns.linear import FEATURES
 from hcompile.policy.memory import Memory
 from hcompile.site import Site
 from hcompile.tuning.timing import Rounds, graph_clock, time_calls
+from hcompile.workload import bucket
 
 _ROUNDS = Rounds(least=5, most=20, enough_s=0.5)
 _HEAD = Linear(32, 16)
-"""Whose far field is timed; a wider window leaves less to it."""
+"""Whose far field is timed."""
 
 
 class FarTimes:
@@ -31,9 +32,13 @@ class FarTimes:
         self._known: dict[tuple[int, ...], float] = {}
 
     def head_us(self, site: Site, pattern: Pattern, length: int) -> float:
-        """Return what the far field of one head takes at `length` tokens in microseconds, 0 where it has none."""
+        """Return what the far field of one head takes at `length` tokens (rounded up to a bucket) in microseconds.
+
+        The wider the window, the fewer queries and keys are left to it; 0 where the head has none.
+        """
         if not pattern.has_far_field:
             return 0.0
+        length = bucket(length)
         sizes = (site.q_heads, site.kv_heads, site.head_dim, length)
         if sizes not in self._known:
             key = {"backend": self._backend.name, "dtype": self._dtype, "sizes": list(sizes)}
@@ -42,7 +47,7 @@ class FarTimes:
                 kept = {"latency_us": self._time_us(site, length)}
                 self._memory.keep("pipeline.far_times", key, kept)
             self._known[sizes] = float(kept["latency_us"])
-        return self._known[sizes]
+        return self._known[sizes] * max(0.0, 1.0 - pattern.params()[0] / length)
 
     def _time_us(self, site: Site, length: int) -> float:
         device, dtype = self._backend.torch_device(), getattr(torch, self._dtype)

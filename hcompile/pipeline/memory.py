@@ -28,6 +28,8 @@ _CODE = (
 )
 """What decides a quality measurement: a change in any of it makes old ones unfit."""
 
+_SUFFIXES = (".py", ".c", ".h")
+
 
 class StoredMemory:
     """Implements `hcompile.policy.memory.Memory` for one program on one machine."""
@@ -67,10 +69,15 @@ def weights_sha256(program: Program) -> str:
 
 def code_sha256() -> str:
     """Return the sha256 of the source that decides what a quality measurement gives."""
-    root = Path(hcompile.__file__).parent
     state = hashlib.sha256()
-    for part in _CODE:
-        place = root / part
-        for file in [place] if place.is_file() else sorted(place.rglob("*.py")):
-            state.update(file.read_bytes())
+    for file in code_files():
+        state.update(file.read_bytes())
     return state.hexdigest()
+
+
+def code_files() -> list[Path]:
+    """Return the files of that source."""
+    root = Path(hcompile.__file__).parent
+    places = (root / part for part in _CODE)
+    found = (file for place in places for file in ([place] if place.is_file() else sorted(place.rglob("*"))))
+    return [file for file in found if file.suffix in _SUFFIXES]

@@ -80,6 +80,10 @@ class OptimizeRequest:
             raise UsageError(f"cost {self.cost!r} is not one of {', '.join(COSTS)}")
         if self.cost_at is not None and self.cost_at < 1:
             raise UsageError(f"a cost at {self.cost_at} tokens: give a length")
+        if self.cost_at is not None and self.plan is not None:
+            raise UsageError(
+                "--cost-at is for plans that are chosen, and --plan gives one: leave one of them out"
+            )
         unknown = set(self.families or ()) - set(families())
         if unknown or self.families == ():
             raise UsageError(f"families {sorted(unknown)} are not among {', '.join(families())}")

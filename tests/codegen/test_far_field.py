@@ -79,8 +79,20 @@ def test_a_call_without_queries_is_empty() -> None:
     assert case.run(kernel("float32", 64)).shape == (1, len(HEADS), 0, 64)
 
 
-def test_maps_of_other_sizes_are_refused() -> None:
-    call = make_call(HEADS, 80, 80, kv_heads=2)
-    far = FarFields(torch.zeros(6, 2, FEATURES // 2, 65), torch.ones(6, dtype=torch.bool))
-    with pytest.raises(KernelError, match="maps are"):
+@pytest.mark.parametrize(
+    ("maps", "heads", "causal", "told"),
+    [
+        ((6, 2, FEATURES // 2, 65), (6,), True, "maps are"),
+        ((6, 2, FEATURES, 65), (1, 6), True, "far fields of heads"),
+        ((6, 2, FEATURES, 65), (5,), True, "far fields of heads"),
+        ((5, 2, FEATURES, 65), (6,), True, "far fields of heads"),
+        ((6, 2, FEATURES, 65), (6,), False, "causal attention"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    maps: tuple[int, ...], heads: tuple[int, ...], causal: bool, told: str
+) -> None:
+    call = make_call(HEADS, 80, 80, kv_heads=2, causal=causal)
+    far = FarFields(torch.zeros(maps), torch.ones(heads, dtype=torch.bool))
+    with pytest.raises(KernelError, match=told):
         FarCall(call, far).run(kernel("float32", 64))

@@ -140,6 +140,14 @@ def test_a_far_field_that_is_computed_is_refused(hybrid: Program) -> None:
         program_from_json(program_to_json(hybrid.with_graph(graph)), hybrid.tensors)
 
 
+def test_a_node_may_say_that_it_has_none(program: Program) -> None:
+    graph = program.edit()
+    for _, node in program.attention_nodes(graph):
+        node.args = (*node.args, None, None)
+    again = program_from_json(program_to_json(program.with_graph(graph)), program.tensors)
+    assert far_heads(again, Plan.dense(program.sites)) == {}
+
+
 def test_only_nodes_that_have_maps_are_told_who_uses_them(program: Program, hybrid: Program) -> None:
     assert far_heads(program, mixed(program)) == {}
     (told,) = far_heads(hybrid, mixed(program)).items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -39,6 +40,7 @@ def test_routed_heads_are_left_out_where_the_target_has_no_kernel(monkeypatch: p
         ({"families": ("strided",)}, "families .'strided'. are not among"),
         ({"cost": "energy"}, "cost 'energy'"),
         ({"cost_at": 0}, "a cost at 0 tokens"),
+        ({"cost_at": 4096, "plan": Path("plan.json")}, "--cost-at is for plans that are chosen"),
     ],
 )
 def test_a_request_for_what_is_not_there_is_refused(fields: dict[str, Any], reason: str) -> None:

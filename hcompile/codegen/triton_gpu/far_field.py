@@ -9,11 +9,11 @@ import torch
 from hcompile.codegen.known import Known
 from hcompile.codegen.triton_gpu.ahead import Source, types_of
 from hcompile.codegen.triton_gpu.heads import read
-from hcompile.codegen.triton_gpu.inputs import dense_rows, facts_of, masked
+from hcompile.codegen.triton_gpu.inputs import facts_of, masked
 from hcompile.codegen.triton_gpu.kernels.far_field import CHUNK, FEATURES, add_up, chunk_sums, merge_far
 from hcompile.codegen.triton_gpu.launch import Call, Launcher
 from hcompile.errors import KernelError
-from hcompile.far_field import FarFields
+from hcompile.far_field import FarFields, check_far_fields
 from hcompile.schedules.templates.gpu_tiles import padded_head
 
 SUM_WARPS = 4
@@ -74,10 +74,18 @@ class FarFieldAdder:
 
     def __init__(self) -> None:
         self._heads = Known(_by_params)
+        self._used = Known(lambda heads: any(flag for (flag,) in read(heads[:, None])))
         self._captured: list[_FarHeads] = []
         self._sum = Launcher(chunk_sums, num_warps=SUM_WARPS, num_stages=STAGES)
         self._scan = Launcher(add_up, num_warps=SCAN_WARPS, num_stages=STAGES)
         self._merge = Launcher(merge_far, num_warps=MERGE_WARPS, num_stages=STAGES, maxnreg=MERGE_REGISTERS)
+
+    def of(self, far: FarFields | None, q_heads: int, causal: bool) -> FarFields | None:
+        """Return the far fields of a call, None where no head uses its maps. Raises: KernelError, as a call does."""
+        if far is None or not self._used(far.heads):
+            return None
+        check_far_fields(far, q_heads, causal)
+        return far
 
     def __call__(
         self,
@@ -95,7 +103,7 @@ class FarFieldAdder:
 
         Args:
             log_sums: float32 `[B, Hq, Sq]`, dense: the logarithms of the sums of the near weights.
-            q, k, v, key_mask, head_params, q_offset: of the operator, checked.
+            q, k, v, key_mask, head_params, q_offset: of the operator, checked, with dense rows.
 
         Raises:
             KernelError: the far fields do not fit the call, or a CUDA graph is being captured, and they or the
@@ -113,10 +121,6 @@ class FarFieldAdder:
         call = self._merge.ready(facts)
         if call is None:
             _check_maps(maps, q)
-            dense = dense_rows(q), dense_rows(k), dense_rows(v)
-            if not (dense[0] is q and dense[1] is k and dense[2] is v):
-                self(out, log_sums, *dense, key_mask, head_params, far, q_offset)
-                return
             call = self._prepare_merge(facts, out, q, k, v, key_mask is not None, known, q_offset)
         valid, mask = masked(head_params, key_mask)
         sums = q.new_empty(call.workspace, dtype=torch.float32)
@@ -199,12 +203,6 @@ def _head_constants(head_dim: int) -> tuple[int, int, int, int]:
 def _chunks_before(known: _FarHeads, q_offset: int) -> int:
     """Return how many chunks hold all keys that are far from the first query, whatever the head's window."""
     return -(-max(0, q_offset - known.narrowest + 1) // CHUNK)
-
-
-def check_causal(far: FarFields | None, causal: bool) -> None:
-    """Raise KernelError where a call that is not causal has far fields."""
-    if far is not None and not causal:
-        raise KernelError("attention: far fields are of causal attention")
 
 
 def _by_params(heads: torch.Tensor) -> Known[_FarHeads]:

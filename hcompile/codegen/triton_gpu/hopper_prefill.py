@@ -10,7 +10,7 @@ from triton.experimental.gluon import language as gl
 
 from hcompile.codegen.triton_gpu.ahead import Source, types_of
 from hcompile.codegen.triton_gpu.descriptors import Described
-from hcompile.codegen.triton_gpu.far_field import FarFieldAdder, check_causal
+from hcompile.codegen.triton_gpu.far_field import FarFieldAdder
 from hcompile.codegen.triton_gpu.heads import HeadOrder, HeadOrders
 from hcompile.codegen.triton_gpu.inputs import (
     LOG2_E,
@@ -131,13 +131,13 @@ def bind(schedule: Schedule) -> Kernel:
         block_index: torch.Tensor | None = None,
         far: FarFields | None = None,
     ) -> torch.Tensor:
+        far = add_far_fields.of(far, q.shape[1], causal)
         order = orders.known(head_params)
         room = None if block_index is None else block_index.shape[-1:]
         facts = (q_offset, scale, causal, far is not None, room, facts_of(q, k, v, key_mask))
         call = launch.ready((order, facts))
         if call is None or (q.data_ptr() | k.data_ptr() | v.data_ptr()) & 15:
             check_call(q, k, v, key_mask, head_params, scale)
-            check_causal(far, causal)
             if q.dtype not in _ELEMENTS:
                 raise KernelError(f"attention: no Hopper kernel for {q.dtype}: use bfloat16 or float16")
             if not q.numel() or not k.shape[2]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from hcompile.codegen.triton_gpu.ahead import Source, types_of
-from hcompile.codegen.triton_gpu.far_field import FarFieldAdder, check_causal
+from hcompile.codegen.triton_gpu.far_field import FarFieldAdder
 from hcompile.codegen.triton_gpu.heads import HeadOrder, HeadOrders, refuse_routed
 from hcompile.codegen.triton_gpu.inputs import (
     LOG2_E,
@@ -72,12 +72,12 @@ def bind(schedule: Schedule) -> Kernel:
         far: FarFields | None = None,
     ) -> torch.Tensor:
         refuse_lists(block_count)
+        far = add_far_fields.of(far, q.shape[1], causal)
         order = orders.known(head_params)
         facts = (q_offset, scale, causal, far is not None, facts_of(q, k, v, key_mask))
         call = launch.ready((order, facts))
         if call is None:
             check_call(q, k, v, key_mask, head_params, scale)
-            check_causal(far, causal)
             dense = dense_rows(q), dense_rows(k), dense_rows(v)
             if not (dense[0] is q and dense[1] is k and dense[2] is v):
                 return kernel(*dense, key_mask, head_params, q_offset, scale, causal, far=far)

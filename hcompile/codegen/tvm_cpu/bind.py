@@ -14,7 +14,7 @@ from hcompile.codegen.known import Known
 from hcompile.codegen.tvm_cpu.far_field import load_far_fields
 from hcompile.codegen.tvm_cpu.route import load_router
 from hcompile.errors import EnvironmentFault, KernelError
-from hcompile.far_field import FarFields, far_rows
+from hcompile.far_field import FarFields, check_far_fields, far_rows
 from hcompile.lists import list_rules
 from hcompile.operator import Kernel, empty_output
 from hcompile.patterns.blocks import LIST_QUERIES
@@ -99,9 +99,12 @@ def load_kernel(path: Path) -> Kernel:
             key_mask = key_mask.contiguous()
             mask_pointer, mask_stride = key_mask.data_ptr(), key_mask.stride(0)
         out = empty_output(q)
-        far_heads, log_sums = None, None
-        if far is not None and len(far_heads := far_rows(head_params, far)):
-            log_sums = torch.empty((batch, q_heads, q_len), dtype=torch.float32)
+        far_of = log_sums = None
+        if far is not None:
+            check_far_fields(far, q_heads, causal)
+            far_of = far_rows(head_params, far)
+            if len(far_of):
+                log_sums = torch.empty((batch, q_heads, q_len), dtype=torch.float32)
         call = pack(
             *(q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), mask_pointer, head_params.data_ptr()),
             *lists,
@@ -126,8 +129,8 @@ def load_kernel(path: Path) -> Kernel:
             raise EnvironmentFault(
                 f"attention over {tuple(q.shape)}: no memory for scratch; free some memory"
             )
-        if far is not None and far_heads is not None and log_sums is not None:
-            add_far_fields(out, log_sums, q, k, v, key_mask, far.maps, far_heads, q_offset)
+        if far is not None and far_of is not None and log_sums is not None:
+            add_far_fields(out, log_sums, q, k, v, key_mask, far.maps, far_of, q_offset)
         return out
 
     return kernel

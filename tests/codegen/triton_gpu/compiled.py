@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.gpu_fault_kernels import spin, store_at
-from hcompile.codegen.triton_gpu import decode, hopper_prefill, prefill, route
+from hcompile.codegen.triton_gpu import decode, far_field, hopper_prefill, prefill, route
 from hcompile.codegen.triton_gpu.ahead import Source, compile_ahead, problem_of
 from hcompile.errors import KernelError
 from hcompile.schedules.schedule import Schedule
@@ -21,10 +21,15 @@ from tests.codegen.triton_gpu.cases import schedule
 
 
 def hopper(
-    chosen: Schedule, head_dim: int = 128, dtype: str = "bfloat16", masked: bool = False, lists: bool = False
+    chosen: Schedule,
+    head_dim: int = 128,
+    dtype: str = "bfloat16",
+    masked: bool = False,
+    lists: bool = False,
+    sums: bool = False,
 ) -> tuple[Source, int]:
     return hopper_prefill.source(
-        chosen, dtype, head_dim, group=4, causal=True, masked=masked, lists=lists
+        chosen, dtype, head_dim, group=4, causal=True, masked=masked, lists=lists, sums=sums
     ), 90
 
 
@@ -36,6 +41,11 @@ def portable(capability: int) -> tuple[Source, int]:
 def split(capability: int) -> tuple[Source, int]:
     chosen = schedule("triton_decode", capability=capability)
     return decode.source(chosen, "bfloat16", 128, group=4, causal=True, masked=True, page=64), capability
+
+
+def far(dtype: str, head_dim: int, capability: int) -> dict[str, tuple[Source, int]]:
+    sources = far_field.sources(dtype, head_dim, group=4, masked=True)
+    return {f"{each.kernel.__name__} sm_{capability}": (each, capability) for each in sources}
 
 
 def routing(dtype: str, head_dim: int, masked: bool, kv_len: int) -> dict[str, tuple[Source, int]]:
@@ -58,6 +68,9 @@ def sources() -> dict[str, tuple[Source, int]]:
         "hopper heads of 64": hopper(schedule("hopper_prefill", 64), 64, "float16", masked=True),
         "hopper heads of 256": hopper(schedule("hopper_prefill", 256), 256),
         "hopper lists": hopper(schedule("hopper_prefill", 96, keys=64), 96, lists=True),
+        "hopper sums": hopper(schedule("hopper_prefill", 64), 64, sums=True),
+        **far("bfloat16", 128, 86),
+        **far("float16", 64, 90),
         "hopper largest": hopper(largest()),
         "hopper too large": hopper(schedule("hopper_prefill", stages=4)),
         **routing("bfloat16", 128, False, 65536),

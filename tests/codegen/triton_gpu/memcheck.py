@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from hcompile.far_field import FarFields
+from hcompile.patterns.linear import FEATURES
 from tests.codegen.triton_gpu.paged import Paged
 from tests.codegen.triton_gpu.test_on_gpu import call, kernels
 
@@ -14,8 +16,11 @@ def main() -> None:
         q, k, v, params, offset = call(333, 1 if name.startswith("decode") else 333)
         mask = torch.ones(1, 333, dtype=torch.bool, device="cuda")
         mask[:, :17] = False
+        maps = torch.randn(q.shape[1], 2, FEATURES, q.shape[3] + 1, device="cuda")
+        far = FarFields(maps, torch.arange(q.shape[1], device="cuda") % 2 == 0)
         for given in (None, mask):
             kernel(q, k, v, given, params, offset, 0.09, True)
+            kernel(q, k, v, given, params, offset, 0.09, True, far=far)
         torch.cuda.synchronize()
     paged = Paged.random(0, 333, torch.bfloat16, head_dim=128, masked=True)
     paged.run(made["decode"], paged.arguments("cuda"))

@@ -43,7 +43,9 @@ def test_portable_kernels_compile(answers: dict[str, Any], kernel: str, capabili
     assert answer["wgmma"] == (kernel == "prefill" and capability == 90)
 
 
-@pytest.mark.parametrize("name", ["hopper", "hopper heads of 64", "hopper heads of 256", "hopper lists"])
+@pytest.mark.parametrize(
+    "name", ["hopper", "hopper heads of 64", "hopper heads of 256", "hopper lists", "hopper sums"]
+)
 def test_the_hopper_kernel_multiplies_by_warpgroups_and_keeps_its_tiles_in_registers(
     answers: dict[str, Any], name: str
 ) -> None:
@@ -52,6 +54,17 @@ def test_the_hopper_kernel_multiplies_by_warpgroups_and_keeps_its_tiles_in_regis
     # What is spilled are scalars of a task. A thread's least tile, 64 x 64 scores of a warpgroup, takes 128 bytes, and
     # is spilled whole or in most of it once registers do not suffice.
     assert answers[name]["stack_bytes"] < 128
+
+
+@pytest.mark.parametrize("kernel", ["chunk_sums", "add_up", "merge_far"])
+@pytest.mark.parametrize("capability", [86, 90])
+def test_two_programs_of_far_fields_fit_a_multiprocessor(
+    answers: dict[str, Any], kernel: str, capability: int
+) -> None:
+    answer = answers[f"{kernel} sm_{capability}"]
+    check(answer)
+    # Of up to 256 threads.
+    assert answer["registers"] <= 128 and answer["stack_bytes"] < 256
 
 
 @pytest.mark.parametrize("heads", ["bfloat16 128", "float16 64", "bfloat16 256", "float32 24"])
