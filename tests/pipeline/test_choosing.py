@@ -12,8 +12,11 @@ from hcompile.errors import UsageError
 from hcompile.patterns import Dense, Linear, Local, Pattern, Routed, default_families
 from hcompile.pipeline import choosing
 from hcompile.pipeline.choosing import check_refit, usable_families, wants_maps
+from hcompile.pipeline.job import Job
 from hcompile.pipeline.request import OptimizeRequest
 from hcompile.plan import Plan
+from hcompile.policy.memory import Forgetful
+from hcompile.progress import quiet
 from hcompile.site import Site
 from tests.policy.tiny_programs import tiny_text
 
@@ -55,6 +58,47 @@ def test_heads_are_priced_by_their_time_or_by_their_pairs() -> None:
     assert [by_time(SITE, pattern) for pattern in times] == [100.0, 40.0, 300.0]
     dense, local, routed = (by_pairs(SITE, pattern) for pattern in times)
     assert dense == 100.0 and local == pytest.approx(3.1, abs=0.1) and routed == pytest.approx(16.2, abs=0.1)
+
+
+@pytest.mark.parametrize(("asked", "length"), [(None, 8192), (16384, 16384)])
+def test_the_cost_is_that_at_the_length_that_was_asked_for(
+    asked: int | None, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the plan is chosen, measured and certified at the planned one."""
+    lengths = []
+    program = tiny_text()
+
+    def priced(site: Site, pattern: Pattern, length: int) -> float:
+        lengths.append(length)
+        return 1.0
+
+    kernels = cast(Any, SimpleNamespace(any_table=dict, head_us=priced))
+
+    def choose_plan(models: Any, units: Any, splits: Any, goals: Any, head_us: Any, **named: Any) -> Any:
+        head_us(SITE, Dense())
+        return SimpleNamespace(plan=Plan.dense(program.sites), holds=True, to_json=dict)
+
+    monkeypatch.setattr(choosing, "choose_plan", choose_plan)
+    job = Job(
+        request=OptimizeRequest("model", cost_at=asked),
+        model=cast(Any, SimpleNamespace(program=program, source="model")),
+        plan=None,
+        goals=(),
+        interface=cast(Any, None),
+        graphs_sha256="",
+        lengths=(4096, 8192),
+        splits=cast(Any, SimpleNamespace()),
+        held_out=True,
+        longer={},
+        warnings=(),
+        dtype="float32",
+        device=cast(Any, None),
+    )
+    for made in ("PlanRunner", "text_encoder"):
+        monkeypatch.setattr(choosing, made, lambda *_: len)  # Called by nothing here.
+    monkeypatch.setattr(choosing, "any_kernel", lambda *_: None)
+    choosing.choose(job, 1.0, kernels, Forgetful(), quiet)
+    assert lengths == [length]
 
 
 def test_a_refit_wants_documents_and_linear_layers_behind_causal_attention(

@@ -20,9 +20,8 @@ from hcompile.errors import UsageError
 from hcompile.frontend.load import ImportedModel
 from hcompile.passes.far_field import far_heads
 from hcompile.passes.select import select
-from hcompile.patterns import Dense, Linear, Local, Pattern
+from hcompile.patterns import Dense, Linear, Local
 from hcompile.pipeline.attempts import Attempt
-from hcompile.pipeline.kernels import PlanKernels
 from hcompile.pipeline.optimize import optimize
 from hcompile.pipeline.report import OptimizeReport
 from hcompile.pipeline.request import OptimizeRequest
@@ -30,7 +29,6 @@ from hcompile.pipeline.tune import TuneRequest, tune
 from hcompile.pipeline.verify import VerifyRequest, verify
 from hcompile.plan import Plan
 from hcompile.policy.certificate import Certificate
-from hcompile.site import Site
 
 HEADS, HEAD_DIM, WIDTH, LENGTH = (
     4,
@@ -171,25 +169,6 @@ def test_a_refitted_artifact_is_certified_as_it_runs_and_keeps_the_dense_model(
     assert float(long.abs().max()) > 1e-4
     again = verify(VerifyRequest(Path(report.output), str(request_of.calib)))
     assert again.measured.holds
-
-
-@pytest.mark.usefixtures("first")
-def test_a_plan_can_be_made_to_cost_little_at_another_length(
-    request_of: OptimizeRequest, model: ImportedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = set()
-    real = PlanKernels.head_us
-
-    def head_us(self: PlanKernels, site: Site, pattern: Pattern, length: int) -> float:
-        asked.add(length)
-        return real(self, site, pattern, length)
-
-    monkeypatch.setattr(PlanKernels, "head_us", head_us)
-    wanted = replace(request_of, output=tmp_path / "plan.json", dry_run=True, cost_at=2 * LENGTH)
-    report = optimize(wanted, model=model)
-    assert asked == {2 * LENGTH}
-    assert report.run is not None and report.run["cost_at"] == 2 * LENGTH
-    assert report.run["lengths"] == [LENGTH]
 
 
 @pytest.mark.usefixtures("first")

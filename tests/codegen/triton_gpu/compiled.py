@@ -70,7 +70,6 @@ def sources() -> dict[str, tuple[Source, int]]:
         "hopper lists": hopper(schedule("hopper_prefill", 96, keys=64), 96, lists=True),
         "hopper sums": hopper(schedule("hopper_prefill", 64), 64, sums=True),
         **far("bfloat16", 128, 86),
-        **far("float16", 64, 90),
         "hopper largest": hopper(largest()),
         "hopper too large": hopper(schedule("hopper_prefill", stages=4)),
         **routing("bfloat16", 128, False, 65536),
