@@ -22,6 +22,7 @@ from benchmarks.record import RESULTS, paired, save, spread
 from hcompile.cli.options import Integers
 from hcompile.codegen import get_backend
 from hcompile.codegen.backend import Backend
+from hcompile.codegen.registry import TARGETS
 from hcompile.far_field import FarFields, replace_far_heads
 from hcompile.patterns import Linear
 from hcompile.patterns.linear import FEATURES
@@ -29,7 +30,6 @@ from hcompile.tuning.timing import Rounds, graph_clock, time_calls
 
 HEADS, KV_HEADS, HEAD_DIM = 6, 2, 64
 HEAD = Linear(64, 16)
-TARGETS = {"cpu": "tvm_cpu", "cuda": "cuda"}
 
 
 def measure(backend: Backend, dtype: str, length: int, rounds: int) -> dict[str, Any]:

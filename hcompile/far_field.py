@@ -40,12 +40,25 @@ class FarFields(NamedTuple):
     heads: torch.Tensor
 
 
-def check_far_fields(far: FarFields, q_heads: int, causal: bool) -> None:
-    """Raise KernelError where far fields do not fit a call: kernels read as far as these sizes say."""
+def check_far_fields(far: FarFields, q: torch.Tensor, causal: bool, features: int | None = None) -> None:
+    """Raise KernelError where far fields do not fit a call: kernels read as far as these sizes say.
+
+    Args:
+        q: `[B, Hq, Sq, D]`.
+        features: how many the kernel takes, None for any.
+    """
+    q_heads, head_dim = q.shape[1], q.shape[3]
     if far.heads.shape != (q_heads,) or far.heads.dtype != torch.bool or len(far.maps) != q_heads:
         raise KernelError(
             f"attention: far fields of heads {tuple(far.heads.shape)} {far.heads.dtype} with maps "
             f"{tuple(far.maps.shape)}, wanted bool [{q_heads}] and as many maps"
+        )
+    sizes = tuple(far.maps.shape)
+    fits = len(sizes) == 4 and sizes == (q_heads, 2, features or sizes[2], head_dim + 1)
+    if not fits or far.maps.device != q.device:
+        raise KernelError(
+            f"attention: maps are {sizes} on {far.maps.device}, wanted [{q_heads}, 2, {features or 'F'}, "
+            f"{head_dim + 1}] on {q.device}; learn them for this model"
         )
     if not causal:
         raise KernelError("attention: far fields are of causal attention")

@@ -125,12 +125,14 @@ def _attention(
         raise KernelError(
             f"no kernel is bound as {binding!r} in this process: load the artifact with hcompile.load"
         )
-    if maps is None or far_heads is None:
-        if block_count is None:
-            return kernel(q, k, v, key_mask, head_params, q_offset, scale, causal)
-        return kernel(q, k, v, key_mask, head_params, q_offset, scale, causal, block_count, block_index)
-    far = FarFields(maps, far_heads)
+    far = _far_fields(maps, far_heads)
+    if block_count is None and far is None:
+        return kernel(q, k, v, key_mask, head_params, q_offset, scale, causal)
     return kernel(q, k, v, key_mask, head_params, q_offset, scale, causal, block_count, block_index, far)
+
+
+def _far_fields(maps: torch.Tensor | None, far_heads: torch.Tensor | None) -> FarFields | None:
+    return None if maps is None or far_heads is None else FarFields(maps, far_heads)
 
 
 def _attention_fake(
@@ -266,7 +268,7 @@ def _attention_gradient(
     if block_count is None or block_index is None:
         lists = route(q, k, key_mask, head_params, q_offset, scale, causal)
         block_count, block_index = (None, None) if lists is None else lists
-    far = None if maps is None or far_heads is None else FarFields(maps, far_heads)
+    far = _far_fields(maps, far_heads)
     keys, values = k.detach().requires_grad_(), v.detach().requires_grad_()
     # Slices add up in float32 at least, whatever the dtype of the keys.
     wide = torch.promote_types(k.dtype, torch.float32)

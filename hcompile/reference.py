@@ -114,7 +114,7 @@ def attention_reference(
         pieces.append((weights @ values).flatten(1, 2))
     out = torch.cat(pieces, dim=2) if pieces else q.to(dtype)
     if far is not None and q_len and kv_len:
-        check_far_fields(far, q_heads, causal)
+        check_far_fields(far, q, causal)
         out = replace_far_heads(out, q, k, v, key_mask, head_params, far, q_offset, scale)
     # `contiguous()` would keep odd strides in sizes of 1, which the operator's fake output does not have.
     return out.to(q.dtype).transpose(1, 2).clone(memory_format=torch.contiguous_format).transpose(1, 2)

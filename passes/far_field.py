@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import torch
 
-from hcompile.passes.sites import FAR_HEADS, arguments, tensor_name
+from hcompile.passes.sites import FAR_HEADS, MAPS, arguments, tensor_name
 from hcompile.plan import Plan
 from hcompile.program import Program
 from hcompile.site import Site
@@ -33,7 +33,7 @@ def insert_far_field(program: Program, maps: Mapping[str, torch.Tensor]) -> Prog
         tensors[using] = _using(program, plan, site)
         with graph.inserting_before(node):
             places = tuple(graph.get_attr(name) for name in (learned, using))
-        node.args = (*arguments(node)[: FAR_HEADS - 1], *places)
+        node.args = (*arguments(node)[:MAPS], *places)
     return program.with_graph(graph, tensors)
 
 

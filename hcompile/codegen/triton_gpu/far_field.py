@@ -10,10 +10,11 @@ from hcompile.codegen.known import Known
 from hcompile.codegen.triton_gpu.ahead import Source, types_of
 from hcompile.codegen.triton_gpu.heads import read
 from hcompile.codegen.triton_gpu.inputs import facts_of, masked
-from hcompile.codegen.triton_gpu.kernels.far_field import CHUNK, FEATURES, add_up, chunk_sums, merge_far
+from hcompile.codegen.triton_gpu.kernels.far_field import CHUNK, add_up, chunk_sums, merge_far
 from hcompile.codegen.triton_gpu.launch import Call, Launcher
-from hcompile.errors import KernelError
 from hcompile.far_field import FarFields, check_far_fields
+from hcompile.patterns import UNBOUNDED
+from hcompile.patterns.linear import FEATURES
 from hcompile.schedules.templates.gpu_tiles import padded_head
 
 SUM_WARPS = 4
@@ -27,8 +28,6 @@ COLUMNS, BLOCK = 16, 256
 """Of sums that are added up at a time, and chunks."""
 PART = 64
 """Elements of a head that are computed together: what is multiplied of them stays in registers."""
-_LARGEST = 1 << 30
-"""Of a window and of sinks, so that positions stay int32."""
 
 
 def sources(dtype: str, head_dim: int, *, group: int, masked: bool) -> list[Source]:
@@ -74,18 +73,18 @@ class FarFieldAdder:
 
     def __init__(self) -> None:
         self._heads = Known(_by_params)
-        self._used = Known(lambda heads: any(flag for (flag,) in read(heads[:, None])))
+        self._used = Known(lambda heads: any(_flags(heads)))
         self._captured: list[_FarHeads] = []
         self._sum = Launcher(chunk_sums, num_warps=SUM_WARPS, num_stages=STAGES)
         self._scan = Launcher(add_up, num_warps=SCAN_WARPS, num_stages=STAGES)
         self._merge = Launcher(merge_far, num_warps=MERGE_WARPS, num_stages=STAGES, maxnreg=MERGE_REGISTERS)
 
-    def of(self, far: FarFields | None, q_heads: int, causal: bool) -> FarFields | None:
+    def of(self, far: FarFields | None, q: torch.Tensor, causal: bool) -> FarFields | None:
         """Return the far fields of a call, None where no head uses its maps. Raises: KernelError, as a call does."""
-        if far is None or not self._used(far.heads):
+        if far is None:
             return None
-        check_far_fields(far, q_heads, causal)
-        return far
+        check_far_fields(far, q, causal, FEATURES)
+        return far if self._used(far.heads) else None
 
     def __call__(
         self,
@@ -120,7 +119,6 @@ class FarFieldAdder:
         facts = (known, q_offset, maps.shape, maps.device, out.stride(), facts_of(q, k, v, key_mask))
         call = self._merge.ready(facts)
         if call is None:
-            _check_maps(maps, q)
             call = self._prepare_merge(facts, out, q, k, v, key_mask is not None, known, q_offset)
         valid, mask = masked(head_params, key_mask)
         sums = q.new_empty(call.workspace, dtype=torch.float32)
@@ -143,8 +141,7 @@ class FarFieldAdder:
         q_offset: int,
     ) -> tuple[Call, Call]:
         batch, kv_len, width = q.shape[0], k.shape[2], FEATURES * (q.shape[3] + 1)
-        before, tiles = _chunks_before(known, q_offset), -(-q.shape[2] // CHUNK)
-        pairs, chunks = known.count * batch, before + tiles - 1
+        pairs, before, chunks, _ = _counts(known, q, q_offset)
         add = self._sum.prepare(
             facts,
             q,
@@ -177,8 +174,7 @@ class FarFieldAdder:
         q_offset: int,
     ) -> Call:
         (batch, q_heads, q_len, head_dim), (_, kv_heads, kv_len, _) = q.shape, k.shape
-        before, tiles = _chunks_before(known, q_offset), -(-q_len // CHUNK)
-        pairs, chunks = known.count * batch, before + tiles - 1
+        pairs, before, chunks, tiles = _counts(known, q, q_offset)
         return self._merge.prepare(
             facts,
             q,
@@ -200,34 +196,28 @@ def _head_constants(head_dim: int) -> tuple[int, int, int, int]:
     return CHUNK, head_dim, head, min(head, PART)
 
 
-def _chunks_before(known: _FarHeads, q_offset: int) -> int:
-    """Return how many chunks hold all keys that are far from the first query, whatever the head's window."""
-    return -(-max(0, q_offset - known.narrowest + 1) // CHUNK)
+def _counts(known: _FarHeads, q: torch.Tensor, q_offset: int) -> tuple[int, int, int, int]:
+    """Return heads of all batch rows, chunks that hold all keys that are far from the first query, whatever the head's
+    window, chunks of keys in all, and tiles of queries."""
+    before, tiles = -(-max(0, q_offset - known.narrowest + 1) // CHUNK), -(-q.shape[2] // CHUNK)
+    return known.count * q.shape[0], before, before + tiles - 1, tiles
+
+
+def _flags(heads: torch.Tensor) -> list[int]:
+    return [flag for (flag,) in read(heads[:, None])]
 
 
 def _by_params(heads: torch.Tensor) -> Known[_FarHeads]:
     """Return what these heads come to with the parameters of a node, as far as it was asked for."""
-    flags = [flag for (flag,) in read(heads[:, None])]
+    flags = _flags(heads)
     return Known(lambda params: _far_heads(flags, params))
 
 
 def _far_heads(flags: list[int], head_params: torch.Tensor) -> _FarHeads:
-    params = read(head_params)
-    if len(flags) != len(params):
-        raise KernelError(f"attention: far fields of {len(flags)} heads, wanted {len(params)}")
     rows = [
-        (head, min(window, _LARGEST), min(sinks, _LARGEST))
-        for head, (window, sinks) in enumerate(params)
+        (head, min(window, UNBOUNDED), min(sinks, UNBOUNDED))
+        for head, (window, sinks) in enumerate(read(head_params))
         if flags[head]
     ]
     table = torch.tensor(rows, dtype=torch.int32, device=head_params.device)
     return _FarHeads(table, len(rows), min((window for _, window, _ in rows), default=0))
-
-
-def _check_maps(maps: torch.Tensor, q: torch.Tensor) -> None:
-    """Raises: KernelError when maps do not fit the heads of a call."""
-    wanted = q.shape[1], 2, FEATURES, q.shape[3] + 1
-    if maps.shape != wanted or maps.device != q.device:
-        raise KernelError(
-            f"attention: maps are {tuple(maps.shape)} on {maps.device}, wanted {wanted} on {q.device}"
-        )

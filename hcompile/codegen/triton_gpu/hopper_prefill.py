@@ -131,7 +131,7 @@ def bind(schedule: Schedule) -> Kernel:
         block_index: torch.Tensor | None = None,
         far: FarFields | None = None,
     ) -> torch.Tensor:
-        far = add_far_fields.of(far, q.shape[1], causal)
+        far = add_far_fields.of(far, q, causal)
         order = orders.known(head_params)
         room = None if block_index is None else block_index.shape[-1:]
         facts = (q_offset, scale, causal, far is not None, room, facts_of(q, k, v, key_mask))

@@ -72,7 +72,7 @@ def bind(schedule: Schedule) -> Kernel:
         far: FarFields | None = None,
     ) -> torch.Tensor:
         refuse_lists(block_count)
-        far = add_far_fields.of(far, q.shape[1], causal)
+        far = add_far_fields.of(far, q, causal)
         order = orders.known(head_params)
         facts = (q_offset, scale, causal, far is not None, facts_of(q, k, v, key_mask))
         call = launch.ready((order, facts))

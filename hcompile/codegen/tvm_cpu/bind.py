@@ -18,6 +18,7 @@ from hcompile.far_field import FarFields, check_far_fields, far_rows
 from hcompile.lists import list_rules
 from hcompile.operator import Kernel, empty_output
 from hcompile.patterns.blocks import LIST_QUERIES
+from hcompile.patterns.linear import FEATURES
 
 _MAPS = Path("/proc/self/maps")
 _DTYPES = {2: torch.bfloat16, 4: torch.float32}
@@ -99,16 +100,16 @@ def load_kernel(path: Path) -> Kernel:
             key_mask = key_mask.contiguous()
             mask_pointer, mask_stride = key_mask.data_ptr(), key_mask.stride(0)
         out = empty_output(q)
-        far_of = log_sums = None
+        adding: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
         if far is not None:
-            check_far_fields(far, q_heads, causal)
-            far_of = far_rows(head_params, far)
-            if len(far_of):
-                log_sums = torch.empty((batch, q_heads, q_len), dtype=torch.float32)
+            check_far_fields(far, q, causal, FEATURES)
+            rows = far_rows(head_params, far)
+            if len(rows):
+                adding = torch.empty((batch, q_heads, q_len), dtype=torch.float32), far.maps, rows
         call = pack(
             *(q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), mask_pointer, head_params.data_ptr()),
             *lists,
-            0 if log_sums is None else log_sums.data_ptr(),
+            0 if adding is None else adding[0].data_ptr(),
             *(
                 batch,
                 q_heads,
@@ -129,8 +130,9 @@ def load_kernel(path: Path) -> Kernel:
             raise EnvironmentFault(
                 f"attention over {tuple(q.shape)}: no memory for scratch; free some memory"
             )
-        if far is not None and far_of is not None and log_sums is not None:
-            add_far_fields(out, log_sums, q, k, v, key_mask, far.maps, far_of, q_offset)
+        if adding is not None:
+            log_sums, maps, rows = adding
+            add_far_fields(out, log_sums, q, k, v, key_mask, maps, rows, q_offset)
         return out
 
     return kernel

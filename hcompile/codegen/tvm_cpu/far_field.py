@@ -8,8 +8,7 @@ from struct import Struct
 
 import torch
 
-from hcompile.errors import EnvironmentFault, KernelError
-from hcompile.patterns.linear import FEATURES
+from hcompile.errors import EnvironmentFault
 
 # The fields of `FarCall` in far_field.c: pointers, sizes, and strides.
 _CALL = Struct("8q 9q 3q 3q 3q 3q q")
@@ -28,7 +27,7 @@ FarFieldKernel = Callable[
     ],
     None,
 ]
-"""`(out, log_sums, q, k, v, key_mask, maps, rows, q_offset)`, of tensors that were checked, but for the maps.
+"""`(out, log_sums, q, k, v, key_mask, maps, rows, q_offset)`, of tensors that were checked.
 
 Merges the far field of the heads in `rows`, int32 `[R, 3]` of (head, window, sinks), into `out`: attention to their
 near keys, whose weights add up to the exponential of `log_sums`, float32 `[B, Hq, Sq]`.
@@ -55,12 +54,7 @@ def load_far_fields(library: ctypes.CDLL, parallel: int) -> FarFieldKernel:
         rows: torch.Tensor,
         q_offset: int,
     ) -> None:
-        (batch, q_heads, q_len, size), (_, kv_heads, kv_len, _) = q.shape, k.shape
-        if maps.shape != (q_heads, 2, FEATURES, size + 1):
-            raise KernelError(
-                f"far fields: maps are {tuple(maps.shape)}, wanted {[q_heads, 2, FEATURES, size + 1]}; learn them for "
-                "this model"
-            )
+        (batch, q_heads, q_len, _), (_, kv_heads, kv_len, _) = q.shape, k.shape
         q, k, v = (each if each.stride(3) == 1 else each.contiguous() for each in (q, k, v))
         maps, rows = maps.float().contiguous(), rows.contiguous()
         mask = None if key_mask is None else key_mask.contiguous()

@@ -16,8 +16,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from hcompile.patterns.linear import FEATURES
+
 CHUNK = 128
-FEATURES = 16
 _FEATURES = tl.constexpr(FEATURES)
 _QUERY = tl.constexpr(0)
 _KEY = tl.constexpr(1)
