@@ -1,10 +1,12 @@
-"""What a linear far field takes beside the near field of its head: measured once for each shape and length, and kept,
-so that the same job finds the same plan again."""
+"""What a linear far field takes beside the near field of its head: measured for each shape and length, and kept, so
+that the same job finds the same plan again."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from statistics import median
+from typing import NamedTuple
 
 import torch
 
@@ -13,28 +15,44 @@ from hcompile.far_field import FarFields
 from hcompile.patterns import Linear, Pattern
 from hcompile.patterns.linear import FEATURES
 from hcompile.policy.memory import Memory
+from hcompile.schedules.schedule import Schedule
 from hcompile.site import Site
-from hcompile.tuning.timing import Rounds, graph_clock, time_calls
-from hcompile.workload import bucket
+from hcompile.tuning.latency import node_workload
+from hcompile.tuning.timing import Rounds, kernel_clock, time_calls
+from hcompile.workload import Workload, bucket
 
 _ROUNDS = Rounds(least=5, most=20, enough_s=0.5)
-_HEAD = Linear(32, 16)
-"""Whose far field is timed."""
+_NARROW, _WIDE_SHARE, _SINKS = 32, 16, 16
+"""The windows whose far fields are timed, in tokens and as a part of the length: with wider ones the near keys take so
+much longer than what is far that the difference drowns. The sinks beside them."""
+
+
+class _Line(NamedTuple):
+    """What a head's far field takes in microseconds, with two windows."""
+
+    narrow_us: float
+    wide_us: float
 
 
 class FarTimes:
     """Times on random inputs: of a node whose heads all have a far field, less what it takes without."""
 
-    def __init__(self, backend: Backend, dtype: str, memory: Memory) -> None:
+    def __init__(
+        self, backend: Backend, dtype: str, memory: Memory, schedule_of: Callable[[Site, Workload], Schedule]
+    ) -> None:
+        """`schedule_of`: the schedule that a node has without far fields."""
         self._backend = backend
         self._dtype = dtype
         self._memory = memory
-        self._known: dict[tuple[int, ...], float] = {}
+        self._schedule_of = schedule_of
+        self._known: dict[tuple[int, ...], _Line] = {}
 
     def head_us(self, site: Site, pattern: Pattern, length: int) -> float:
-        """Return what the far field of one head takes at `length` tokens (rounded up to a bucket) in microseconds.
+        """Return what the far field of one head takes at `length` tokens (rounded up to a bucket) in microseconds; 0
+        where the head has none.
 
-        The wider the window, the fewer queries and keys are left to it; 0 where the head has none.
+        A kernel may read what is far of such a head apart, or all of it by other tiles: with a wider window it takes
+        less, or more.
         """
         if not pattern.has_far_field:
             return 0.0
@@ -44,24 +62,35 @@ class FarTimes:
             key = {"backend": self._backend.name, "dtype": self._dtype, "sizes": list(sizes)}
             kept = self._memory.recall("pipeline.far_times", key)
             if kept is None:
-                kept = {"latency_us": self._time_us(site, length)}
+                kept = {
+                    f"{name}_us": self._time_us(site, window, length)
+                    for name, window in (("narrow", _NARROW), ("wide", _wide(length)))
+                }
                 self._memory.keep("pipeline.far_times", key, kept)
-            self._known[sizes] = float(kept["latency_us"])
-        return self._known[sizes] * max(0.0, 1.0 - pattern.params()[0] / length)
+            self._known[sizes] = _Line(float(kept["narrow_us"]), float(kept["wide_us"]))
+        line, window = self._known[sizes], pattern.params()[0]
+        slope = (line.wide_us - line.narrow_us) / (_wide(length) - _NARROW)
+        return max(0.0, line.narrow_us + slope * (window - _NARROW))
 
-    def _time_us(self, site: Site, length: int) -> float:
-        device, dtype = self._backend.torch_device(), getattr(torch, self._dtype)
-        schedule = self._backend.safe_schedule(self._dtype, site.head_dim)
-        built = self._backend.build(schedule, self._dtype, site.head_dim, group=site.group, causal=True)
+    def _time_us(self, site: Site, window: int, length: int) -> float:
+        backend, dtype = self._backend, getattr(torch, self._dtype)
+        device = backend.torch_device()
+        heads = [Linear(window, _SINKS)] * site.q_heads
+        schedule = self._schedule_of(site, node_workload(heads, site, length, dtype=self._dtype))
+        built = backend.build(schedule, self._dtype, site.head_dim, group=site.group, causal=True)
         q, k, v = (
-            torch.randn(1, length, heads, site.head_dim, device=device).to(dtype).transpose(1, 2)
-            for heads in (site.q_heads, site.kv_heads, site.kv_heads)
+            torch.randn(1, length, count, site.head_dim, device=device).to(dtype).transpose(1, 2)
+            for count in (site.q_heads, site.kv_heads, site.kv_heads)
         )
-        params = torch.tensor([_HEAD.params()] * site.q_heads, dtype=torch.int32, device=device)
+        params = torch.tensor([heads[0].params()] * site.q_heads, dtype=torch.int32, device=device)
         maps = torch.randn(site.q_heads, 2, FEATURES, site.head_dim + 1, device=device)
         far = FarFields(maps, torch.ones(site.q_heads, dtype=torch.bool, device=device))
-        near = partial(self._backend.load(built), q, k, v, None, params, 0, site.scale, True)
+        near = partial(backend.load(built), q, k, v, None, params, 0, site.scale, True)
         with torch.inference_mode():
-            timed = time_calls([partial(near, far=far), near], _ROUNDS, graph_clock(device.type)).times_us
-        with_far, without = map(median, timed)
-        return max(0.0, with_far - without) / site.q_heads
+            timed = time_calls([partial(near, far=far), near], _ROUNDS, kernel_clock(device.type)).times_us
+        extra_us = [both - own for both, own in zip(*timed, strict=True)]
+        return float(median(extra_us)) / site.q_heads
+
+
+def _wide(length: int) -> int:
+    return max(2 * _NARROW, length // _WIDE_SHARE)

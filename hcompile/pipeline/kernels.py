@@ -46,7 +46,8 @@ class PlanKernels:
         self._tuner = tuner
         self._schedules: dict[tuple[Workload, ...], tuple[Schedule, ...]] = {}
         self._latency: dict[tuple[Workload, ...], LatencyTable] = {}
-        self._far = FarTimes(self._backend, self._dtype, Forgetful() if memory is None else memory)
+        kept = Forgetful() if memory is None else memory
+        self._far = FarTimes(self._backend, self._dtype, kept, self._schedule_of)
 
     def tune(self, progress: Progress) -> None:
         """Search schedules for every shape of site, at the longest length.
@@ -111,6 +112,9 @@ class PlanKernels:
         """Return the schedules that serve mixed heads: a head's time in a mixed node is none of the library's."""
         members = {member.template for member in self._backend.members if member.serves(shape[-1])}
         return [schedule for schedule in self._schedules[shape] if schedule.template in members]
+
+    def _schedule_of(self, site: Site, workload: Workload) -> Schedule:
+        return _schedule(self._tuner.choose(workload, self._general(self._shape(site))))
 
     def _timer(self, shape: tuple[Workload, ...]) -> Timer:
         def time_us(workload: Workload) -> float:

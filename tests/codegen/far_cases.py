@@ -65,7 +65,9 @@ def far_call(
     return FarCall(call, FarFields(maps, torch.tensor(FAR)))
 
 
-def assert_right(case: FarCall, out: torch.Tensor, *, maps_unit: float | None = None) -> None:
+def assert_right(
+    case: FarCall, out: torch.Tensor, *, maps_unit: float | None = None, features_unit: float = 0.0
+) -> None:
     """Assert that every element is as near to the float64 reference as its error analysis says.
 
     As in `kernel_cases.assert_right`, a near weight is wrong by a factor 1 + e. A far one is the product of psi, an
@@ -75,6 +77,7 @@ def assert_right(case: FarCall, out: torch.Tensor, *, maps_unit: float | None = 
 
     Args:
         maps_unit: the roundoff of products with the maps, where that is not that of float32.
+        features_unit: the roundoff of psi and phi where they are multiplied, and of the mean values of features.
     """
     call, maps = case.call, case.far.maps.double()
     assert out.shape == call.q.shape and out.dtype == call.q.dtype
@@ -97,6 +100,7 @@ def assert_right(case: FarCall, out: torch.Tensor, *, maps_unit: float | None = 
     weight = (
         (head_dim + 9) * unit * (near + exponents) + (maps_unit or unit) * 2 * exponents + 16e-7 + rounding
     )
+    weight = weight + 2 * features_unit
     tolerance = (
         2 * (weight + k.shape[2] * unit) * mean + (rounding + 2 * unit) * wanted.abs() + rounding * mean
     )

@@ -22,15 +22,19 @@ def test_a_second_run_finds_the_same_times(tmp_path: Path, monkeypatch: pytest.M
     backend = get_backend("tvm_cpu")
 
     def times(facts: dict[str, Any]) -> list[float]:
+        schedule = backend.safe_schedule("float32", SITE.head_dim)
         with open_db(str(tmp_path / "db.sqlite")) as db:
-            found = FarTimes(backend, "float32", StoredMemory(db, tiny_text(), facts))
+            memory = StoredMemory(db, tiny_text(), facts)
+            found = FarTimes(backend, "float32", memory, lambda site, workload: schedule)
             return [
-                found.head_us(SITE, pattern, 4000) for pattern in (Linear(32, 4), Linear(1024, 4), Local(8))
+                found.head_us(SITE, pattern, 4000)
+                for pattern in (Linear(32, 4), Linear(256, 4), Linear(144, 4), Local(8))
             ]
 
     first = times({})
-    # A wider window leaves less to the far field.
-    assert first[0] > first[1] > 0 and first[2] == 0.0
-    monkeypatch.setattr(FarTimes, "_time_us", lambda self, *sizes: -1.0)
+    assert first[0] > 0 and first[3] == 0.0
+    assert first[2] == pytest.approx(max(0.0, sum(first[:2]) / 2))
+    timed = {32: 3.0, 256: 1.0}
+    monkeypatch.setattr(FarTimes, "_time_us", lambda self, site, window, length: timed[window])
     assert times({}) == first
-    assert times({"device": "another"})[:2] == [32 / 4096 - 1.0, 1024 / 4096 - 1.0]
+    assert times({"device": "another"}) == [3.0, 1.0, 2.0, 0.0]

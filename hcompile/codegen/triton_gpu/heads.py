@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import neg
 from weakref import ref
@@ -16,11 +17,11 @@ from hcompile.patterns.blocks import LIST_WINDOW
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeadOrder:
-    """Query heads, widest window first; those that read lists are the last, in the order of the heads.
+    """Query heads, all of a node or some, widest window first; those that read lists are the last, in their order.
 
     Attributes:
-        table: int32 `[Hq, 4]` on the device of the heads' parameters: head, window, sinks, and which of the heads that
-            read lists it is; 0 for others.
+        table: int32 `[heads, 4]` on the device of the heads' parameters: head, window, sinks, and which of the heads
+            that read lists it is; 0 for others.
         windows, sinks: the windows and the sinks in that order.
         list_heads: how many heads read lists.
     """
@@ -74,20 +75,23 @@ class HeadOrders:
         known = self.known(head_params)
         if known is not None:
             return known
-        rows = [(head, *params) for head, params in enumerate(read(head_params))]
-        rows.sort(key=lambda row: -row[1])  # stable: equal heads of a KV group stay side by side
-        _, windows, sinks = zip(*rows, strict=True)
-        list_heads = windows.count(LIST_WINDOW)
-        first = len(rows) - list_heads
-        table = torch.tensor(
-            [(*row, max(0, place - first)) for place, row in enumerate(rows)],
-            dtype=torch.int32,
-            device=head_params.device,
-        )
-        found = HeadOrder(table, windows, sinks, list_heads)
+        found = order_of(list(enumerate(read(head_params))), head_params.device)
         self._known = {at: entry for at, entry in list(self._known.items()) if entry[0]() is not None}
         self._known[id(head_params)] = (ref(head_params), version_of(head_params), found)
         return found
+
+
+def order_of(heads: Sequence[tuple[int, Sequence[int]]], device: torch.device) -> HeadOrder:
+    """Return the order of some heads and their parameters, with its table on this device."""
+    # stable: equal heads of a KV group stay side by side
+    rows = sorted(((head, *params) for head, params in heads), key=lambda row: -row[1])
+    windows = tuple(window for _, window, _ in rows)
+    list_heads = windows.count(LIST_WINDOW)
+    first = len(rows) - list_heads
+    table = torch.tensor(
+        [(*row, max(0, place - first)) for place, row in enumerate(rows)], dtype=torch.int32, device=device
+    )
+    return HeadOrder(table, windows, tuple(sinks for _, _, sinks in rows), list_heads)
 
 
 class Unrouted:
@@ -111,7 +115,13 @@ def refuse_routed(heads: int) -> None:
 
 def read(head_params: torch.Tensor) -> list[list[int]]:
     """Return what parameters hold; waits for a GPU. Raises: KernelError while a CUDA graph is being captured."""
-    if head_params.is_cuda and torch.cuda.is_current_stream_capturing():
-        raise KernelError("attention: call a node once before a CUDA graph captures it")
+    refuse_capture(head_params)
     rows: list[list[int]] = head_params.tolist()
     return rows
+
+
+def refuse_capture(tensor: torch.Tensor) -> None:
+    """Raise KernelError while a CUDA graph is being captured: what is found out about a tensor now is kept for calls
+    that are none of the graph's."""
+    if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise KernelError("attention: call a node once before a CUDA graph captures it")

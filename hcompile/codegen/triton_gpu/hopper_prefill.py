@@ -10,7 +10,7 @@ from triton.experimental.gluon import language as gl
 
 from hcompile.codegen.triton_gpu.ahead import Source, types_of
 from hcompile.codegen.triton_gpu.descriptors import Described
-from hcompile.codegen.triton_gpu.far_field import FarFieldAdder
+from hcompile.codegen.triton_gpu.far_field import FarFieldPrefill
 from hcompile.codegen.triton_gpu.heads import HeadOrder, HeadOrders
 from hcompile.codegen.triton_gpu.inputs import (
     LOG2_E,
@@ -48,7 +48,6 @@ def source(
     causal: bool,
     masked: bool,
     lists: bool = False,
-    sums: bool = False,
 ) -> Source:
     """Return what to compile ahead of time for these calls."""
     head = padded_head(head_dim)
@@ -58,7 +57,6 @@ def source(
         "CAUSAL": causal,
         "HAS_VALID": masked,
         "LISTS": lists,
-        "SUMS": sums,
         "ROWS": rows,
         "KEYS": keys,
         "HEAD": head,
@@ -68,7 +66,7 @@ def source(
         "SHARE": bool(schedule["share"]),
     }
     integers = ("heads", "valid", "list_count", "list_index", "counters")
-    pointers = {"key_mask": "bool" if masked else "int32", "log_sums": "float32" if sums else "int32"}
+    pointers = {"key_mask": "bool" if masked else "int32"}
     types = types_of(hopper_prefill, constants, pointers, integers)
     for name, count in (("q_desc", rows // 2), ("k_desc", keys), ("v_desc", keys), ("o_desc", rows // 2)):
         element = {"bfloat16": "bf16", "float16": "fp16"}[dtype]
@@ -112,7 +110,7 @@ def bind(schedule: Schedule) -> Kernel:
 
     Calls with heads that read lists run by `list_schedule` where the schedule's tiles are not those of lists.
     """
-    orders, counters, route, add_far_fields = HeadOrders(), Counters(), Router(), FarFieldAdder()
+    orders, counters, route, far_fields = HeadOrders(), Counters(), Router(), FarFieldPrefill()
     rows, keys, stages = (schedule[name] for name in ("rows", "keys", "stages"))
     serves_lists = reads_lists(schedule)
     switches = tuple(bool(schedule[name]) for name in ("turns", "hold_q", "share"))
@@ -131,10 +129,10 @@ def bind(schedule: Schedule) -> Kernel:
         block_index: torch.Tensor | None = None,
         far: FarFields | None = None,
     ) -> torch.Tensor:
-        far = add_far_fields.of(far, q, causal)
-        order = orders.known(head_params)
+        split = far_fields.split(head_params, far, q, causal)
+        order = orders.known(head_params) if split is None else split.near
         room = None if block_index is None else block_index.shape[-1:]
-        facts = (q_offset, scale, causal, far is not None, room, facts_of(q, k, v, key_mask))
+        facts = (q_offset, scale, causal, room, facts_of(q, k, v, key_mask))
         call = launch.ready((order, facts))
         if call is None or (q.data_ptr() | k.data_ptr() | v.data_ptr()) & 15:
             check_call(q, k, v, key_mask, head_params, scale)
@@ -147,14 +145,13 @@ def bind(schedule: Schedule) -> Kernel:
                 return kernel(
                     *copies, key_mask, head_params, q_offset, scale, causal, block_count, block_index, far
                 )
-            order = orders.of(head_params)
+            order = order or orders.of(head_params)
             if order.list_heads and not serves_lists:
                 other = _with_lists(q.shape[3])
                 return other(
                     q, k, v, key_mask, head_params, q_offset, scale, causal, block_count, block_index, far
                 )
-            sums = far is not None
-            call = prepare((order, facts), q, k, v, key_mask, order, q_offset, scale, causal, room, sums)
+            call = prepare((order, facts), q, k, v, key_mask, order, q_offset, scale, causal, room)
         assert order is not None  # A call is ready for an order that is known.
         valid, mask = masked(head_params, key_mask)
         count = index = head_params
@@ -164,11 +161,11 @@ def bind(schedule: Schedule) -> Kernel:
             else:
                 count, index = _checked(block_count, block_index, q, order.list_heads)
         out = empty_output(q)
-        log_sums = order.table if far is None else q.new_empty(q.shape[:3], dtype=torch.float32)
-        others = (order.table, valid, mask, log_sums, count, index, counters.of(q, 2))
-        launch(call, (q, k, v, out), (), others)
-        if far is not None:
-            add_far_fields(out, log_sums, q, k, v, key_mask, head_params, far, q_offset)
+        if call.grid[0]:
+            others = (order.table, valid, mask, count, index, counters.of(q, 2))
+            launch(call, (q, k, v, out), (), others)
+        if split is not None:
+            far_fields(out, q, k, v, valid, mask, split, q_offset, scale)
         return out
 
     def prepare(
@@ -182,27 +179,26 @@ def bind(schedule: Schedule) -> Kernel:
         scale: float,
         causal: bool,
         room: Sequence[int] | None,
-        sums: bool,
     ) -> Call:
         (batch, q_heads, q_len, head_dim), (_, kv_heads, kv_len, _) = q.shape, k.shape
         head = padded_head(head_dim)
-        group, tiles = q_heads // kv_heads, -(-q_len // rows)
-        tasks, long_heads = batch * q_heads * tiles, order.long_heads(kv_len)
+        heads, group, tiles = len(order.windows), q_heads // kv_heads, -(-q_len // rows)
+        tasks, long_heads = batch * heads * tiles, order.long_heads(kv_len)
         cached = int(CACHE_SHARE * cache_bytes(q.device.index)) // (2 * kv_len * head_dim * k.element_size())
-        section = min(max(1, cached) * group, batch * q_heads)
+        section = max(1, min(max(1, cached) * group, batch * heads))
         return launch.prepare(
             facts,
             q,
             (min(tasks, multiprocessors(q.device.index)), 1),
             sizes=(
-                *(batch, long_heads, section, q_heads - long_heads, group),
+                *(batch, long_heads, section, heads - long_heads, group),
                 *(q_len, kv_len, q_offset, tiles, tasks),
                 *(order.list_heads, *(room or (-(-kv_len // LIST_BLOCK),))),
             ),
             scale=scale * LOG2_E,
             strides=(),
             constants=(
-                *(group, causal, key_mask is not None, order.list_heads > 0, sums),
+                *(group, causal, key_mask is not None, order.list_heads > 0),
                 *(rows, keys, head, stages, *switches),
             ),
             described=tuple(

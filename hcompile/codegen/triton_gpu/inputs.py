@@ -85,10 +85,7 @@ def check_call(
     dtype, device = q.dtype, q.device
     if k.dtype != dtype or v.dtype != dtype:
         raise KernelError(f"attention: q, k, v are {dtype}, {k.dtype}, {v.dtype}: wanted one dtype")
-    if head_params.shape != (q_heads, 2) or head_params.dtype != torch.int32:
-        raise KernelError(
-            f"attention: head_params is {head_params.dtype} {tuple(head_params.shape)}, wanted int32 [{q_heads}, 2]"
-        )
+    check_params(head_params, q_heads)
     if key_mask is not None and (key_mask.shape != (batch, kv_len) or key_mask.dtype != torch.bool):
         raise KernelError(
             f"attention: key_mask is {key_mask.dtype} {tuple(key_mask.shape)}, wanted bool [{batch}, {kv_len}]"
@@ -98,6 +95,14 @@ def check_call(
         raise KernelError(f"attention: q is on {device}, and other tensors are not: move all to one device")
     if scale <= 0:
         raise KernelError(f"attention: scale is {scale}, wanted above 0")
+
+
+def check_params(head_params: torch.Tensor, q_heads: int) -> None:
+    """Raises: KernelError when they are none of so many heads."""
+    if head_params.shape != (q_heads, 2) or head_params.dtype != torch.int32:
+        raise KernelError(
+            f"attention: head_params is {head_params.dtype} {tuple(head_params.shape)}, wanted int32 [{q_heads}, 2]"
+        )
 
 
 def dense_rows(tensor: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from hcompile.codegen.triton_gpu.ahead import Source, types_of
-from hcompile.codegen.triton_gpu.far_field import FarFieldAdder
+from hcompile.codegen.triton_gpu.far_field import FarFieldPrefill
 from hcompile.codegen.triton_gpu.heads import HeadOrder, HeadOrders, refuse_routed
 from hcompile.codegen.triton_gpu.inputs import (
     LOG2_E,
@@ -30,31 +30,29 @@ def source(
     group: int,
     causal: bool,
     masked: bool,
-    sums: bool = False,
 ) -> Source:
     """Return what to compile ahead of time for these calls."""
     constants = {
         "GROUP": group,
         "CAUSAL": causal,
         "HAS_VALID": masked,
-        "SUMS": sums,
+        "FAR": False,
         "ROWS": schedule["rows"],
         "KEYS": schedule["keys"],
         "HEAD": head_dim,
         "BLOCK_HEAD": padded_head(head_dim),
     }
     pointers = {
-        **dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "o_ptr"), dtype),
+        **dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "o_ptr", "sums", "features", "maps"), dtype),
         "key_mask": "bool" if masked else "int32",
-        "log_sums": "float32" if sums else "int32",
     }
-    types = types_of(prefill, constants, pointers, ("heads", "valid"))
+    types = types_of(prefill, constants, pointers, ("biases", "heads", "valid"))
     return Source(prefill, types, constants, schedule["warps"], schedule["stages"])
 
 
 def bind(schedule: Schedule) -> Kernel:
     """Return the kernel of a schedule."""
-    orders, add_far_fields = HeadOrders(), FarFieldAdder()
+    orders, far_fields = HeadOrders(), FarFieldPrefill()
     rows, keys = schedule["rows"], schedule["keys"]
     launch = Launcher(prefill, num_warps=schedule["warps"], num_stages=schedule["stages"])
 
@@ -72,9 +70,9 @@ def bind(schedule: Schedule) -> Kernel:
         far: FarFields | None = None,
     ) -> torch.Tensor:
         refuse_lists(block_count)
-        far = add_far_fields.of(far, q, causal)
-        order = orders.known(head_params)
-        facts = (q_offset, scale, causal, far is not None, facts_of(q, k, v, key_mask))
+        split = far_fields.split(head_params, far, q, causal)
+        order = orders.known(head_params) if split is None else split.near
+        facts = (q_offset, scale, causal, facts_of(q, k, v, key_mask))
         call = launch.ready((order, facts))
         if call is None:
             check_call(q, k, v, key_mask, head_params, scale)
@@ -83,19 +81,17 @@ def bind(schedule: Schedule) -> Kernel:
                 return kernel(*dense, key_mask, head_params, q_offset, scale, causal, far=far)
             if not q.numel():
                 return empty_output(q)
-            order = orders.of(head_params)
+            order = order or orders.of(head_params)
             refuse_routed(order.list_heads)
         assert order is not None  # A call is ready for an order that is known.
         out = empty_output(q)
         if call is None:
-            masked_keys = key_mask is not None
-            sums = far is not None
-            call = prepare((order, facts), q, k, v, out, masked_keys, order, q_offset, scale, causal, sums)
+            call = prepare((order, facts), q, k, v, out, key_mask is not None, order, q_offset, scale, causal)
         valid, mask = masked(head_params, key_mask)
-        log_sums = order.table if far is None else q.new_empty(q.shape[:3], dtype=torch.float32)
-        launch(call, (), (q, k, v, out), (order.table, valid, mask, log_sums))
-        if far is not None:
-            add_far_fields(out, log_sums, q, k, v, key_mask, head_params, far, q_offset)
+        if call.grid[0]:
+            launch(call, (), (q, k, v, out, out, out, out), (order.table, order.table, valid, mask))
+        if split is not None:
+            far_fields(out, q, k, v, valid, mask, split, q_offset, scale)
         return out
 
     def prepare(
@@ -109,19 +105,18 @@ def bind(schedule: Schedule) -> Kernel:
         q_offset: int,
         scale: float,
         causal: bool,
-        sums: bool,
     ) -> Call:
         (batch, q_heads, q_len, head_dim), (_, kv_heads, kv_len, _) = q.shape, k.shape
-        tiles = -(-q_len // rows)
+        heads, tiles = len(order.windows), -(-q_len // rows)
         return launch.prepare(
             facts,
             q,
-            (batch * q_heads * tiles, 1),
-            sizes=(batch, order.long_heads(kv_len), q_len, kv_len, q_offset, tiles),
+            (batch * heads * tiles, 1),
+            sizes=(batch, order.long_heads(kv_len), q_len, kv_len, q_offset, tiles, 0, 0),
             scale=scale * LOG2_E,
             strides=(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3]),
             constants=(
-                *(q_heads // kv_heads, causal, masked_keys, sums),
+                *(q_heads // kv_heads, causal, masked_keys, False),
                 *(rows, keys, head_dim, padded_head(head_dim)),
             ),
         )

@@ -181,4 +181,12 @@ def _sizes(
 ) -> tuple[int, ...]:
     """Return the sizes that both kernels take."""
     heads = order.list_heads
-    return q.shape[1] - heads, heads, q.shape[2], k.shape[2], q_offset, shares.shape[2] // 2, shares.shape[3]
+    return (
+        len(order.windows) - heads,
+        heads,
+        q.shape[2],
+        k.shape[2],
+        q_offset,
+        shares.shape[2] // 2,
+        shares.shape[3],
+    )

@@ -26,10 +26,9 @@ def hopper(
     dtype: str = "bfloat16",
     masked: bool = False,
     lists: bool = False,
-    sums: bool = False,
 ) -> tuple[Source, int]:
     return hopper_prefill.source(
-        chosen, dtype, head_dim, group=4, causal=True, masked=masked, lists=lists, sums=sums
+        chosen, dtype, head_dim, group=4, causal=True, masked=masked, lists=lists
     ), 90
 
 
@@ -68,7 +67,6 @@ def sources() -> dict[str, tuple[Source, int]]:
         "hopper heads of 64": hopper(schedule("hopper_prefill", 64), 64, "float16", masked=True),
         "hopper heads of 256": hopper(schedule("hopper_prefill", 256), 256),
         "hopper lists": hopper(schedule("hopper_prefill", 96, keys=64), 96, lists=True),
-        "hopper sums": hopper(schedule("hopper_prefill", 64), 64, sums=True),
         **far("bfloat16", 128, 86),
         "hopper largest": hopper(largest()),
         "hopper too large": hopper(schedule("hopper_prefill", stages=4)),

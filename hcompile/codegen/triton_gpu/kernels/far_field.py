@@ -1,14 +1,15 @@
-"""What linear far fields add to attention (Triton): three kernels behind a prefill kernel that wrote the near fields.
+"""What linear far fields add to attention (Triton): sums over earlier keys, and the state that a softmax starts with.
 
 Far from a query at position p are the keys before p - window + 1. So the keys of a head are cut into chunks at `first`,
-the place that is this for the first query, and at every `CHUNK`-th place before and after it: of a tile of as many
-queries, the keys of all chunks before are far from every one, and of the chunk that ends with the tile, row r is far
-from the first r. The first kernel sums up the features of a chunk's keys, the second adds up the sums, and the third
-reads them, multiplies the rest out pair by pair, and merges both with what stands in the output.
+the place that is this for the first query, and at every `CHUNK`-th place before and after it. The first kernel writes
+the features of all these keys and their sums over a chunk, the second adds up the sums. To a tile of queries each
+feature is then a key more, whose value is the mean of the values of the chunks that are far from all its rows; the keys
+that follow, up to those that are far from its last row alone, are multiplied out. Its online softmax
+(`kernels.prefill`) begins with the mean of the far values and the logarithm of their weight.
 
-Features are float32. Where tensor cores multiply them, float32 factors are split in two of 16 bits each, but for the
-weights of pairs, which are rounded as those of near keys are. Before weights take the dtype of the values they are
-divided by their sum: float16 could not hold them.
+Maps are given as the sum of two of the dtype of queries, since their products are raised to powers. Features of pairs
+are multiplied as bfloat16 where queries are; float16 has not their range, and float32 is kept there. Weights take the
+dtype of the values as those of near keys do, divided by their sum for the same reason.
 """
 
 from __future__ import annotations
@@ -19,144 +20,119 @@ import triton.language as tl
 from hcompile.patterns.linear import FEATURES
 
 CHUNK = 128
+_CHUNK = tl.constexpr(CHUNK)
 _FEATURES = tl.constexpr(FEATURES)
 _QUERY = tl.constexpr(0)
 _KEY = tl.constexpr(1)
 _TINY = tl.constexpr(1.1754943508222875e-38)
 """The least float32 that is divided by."""
+_LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def _rows(at, rows, row_stride, there, part, HEAD: tl.constexpr, PART: tl.constexpr):
-    """Load the elements of rows from `part` on, `[rows, PART]`, zeros where a row is not there."""
-    elements = part + tl.arange(0, PART)
+def _logits(x, maps, biases, head, place: tl.constexpr, HEAD: tl.constexpr, BLOCK_HEAD: tl.constexpr):
+    """Return A x + b `[rows, FEATURES]` of queries or keys `[rows, BLOCK_HEAD]`, by a head's map for them."""
+    features = tl.arange(0, _FEATURES)
+    both = tl.arange(0, 2 * _FEATURES)
+    elements = tl.arange(0, BLOCK_HEAD)
+    at = (head * 2 + place) * _FEATURES
+    weights = tl.load(
+        maps + ((2 * at + both) * HEAD)[None, :] + elements[:, None],
+        mask=(elements < HEAD)[:, None],
+        other=0.0,
+    )
+    logits = tl.dot(x, weights, input_precision="ieee")
+    logits = tl.sum(logits.reshape(x.shape[0], 2, _FEATURES), 1)
+    return logits + tl.load(biases + at + features)[None, :]
+
+
+@triton.jit
+def _of_pairs(psi, phi):
+    """Return the weights `[rows, keys]` of pairs, from the features of queries `[rows, FEATURES]`, float32, and of keys
+    `[FEATURES, keys]`."""
+    if phi.dtype == tl.bfloat16:
+        return tl.dot(psi.to(tl.bfloat16), phi)
+    else:
+        return tl.dot(psi, phi, input_precision="tf32x3")
+
+
+@triton.jit
+def _rows_of(at, keys, row_stride, there, HEAD: tl.constexpr, BLOCK_HEAD: tl.constexpr):
+    """Load the rows of keys or values `[keys, BLOCK_HEAD]`, zeros where one is not there."""
+    elements = tl.arange(0, BLOCK_HEAD)
     return tl.load(
-        at + rows.to(tl.int64)[:, None] * row_stride + elements[None, :],
+        at + keys.to(tl.int64)[:, None] * row_stride + elements[None, :],
         mask=there[:, None] & (elements < HEAD)[None, :],
         other=0.0,
     )
-
-
-@triton.jit
-def _logits(
-    at, rows, row_stride, there, maps, head, place: tl.constexpr,
-    HEAD: tl.constexpr, BLOCK_HEAD: tl.constexpr, PART: tl.constexpr,
-):  # fmt: skip
-    """Return A x + b `[rows, FEATURES]` of queries or keys, by a head's map for them."""
-    features = tl.arange(0, _FEATURES)
-    map_at = maps + (head * 2 + place) * _FEATURES * (HEAD + 1) + features * (HEAD + 1)
-    logits = tl.zeros([rows.shape[0], _FEATURES], tl.float32)
-    for part in range(0, BLOCK_HEAD, PART):
-        elements = part + tl.arange(0, PART)
-        x = _rows(at, rows, row_stride, there, part, HEAD, PART)
-        weights = tl.load(
-            map_at[:, None] + elements[None, :], mask=(elements < HEAD)[None, :], other=0.0
-        ).trans()
-        if x.dtype == tl.float32:
-            logits = tl.dot(x, weights, logits, input_precision="ieee")
-        else:
-            upper = weights.to(x.dtype)
-            lower = (weights - upper.to(tl.float32)).to(x.dtype)
-            logits = tl.dot(x, upper, tl.dot(x, lower, logits))
-    return logits + tl.load(map_at + HEAD)[None, :]
-
-
-@triton.jit
-def _product(a, b, SPLIT: tl.constexpr):
-    """Return the product of float32 matrices, to 16 bits with SPLIT; bfloat16 has their range."""
-    if SPLIT:
-        a_upper = a.to(tl.bfloat16)
-        b_upper = b.to(tl.bfloat16)
-        a_lower = (a - a_upper.to(tl.float32)).to(tl.bfloat16)
-        b_lower = (b - b_upper.to(tl.float32)).to(tl.bfloat16)
-        return tl.dot(a_upper, b_upper, tl.dot(a_upper, b_lower, tl.dot(a_lower, b_upper)))
-    else:
-        return tl.dot(a, b, input_precision="ieee")
-
-
-@triton.jit
-def _limits(b, valid, kv_len, sinks, HAS_VALID: tl.constexpr):
-    """Return the first key that may be far in a batch row, and the end of those."""
-    begin = sinks
-    end = kv_len
-    if HAS_VALID:
-        begin = tl.load(valid + 3 * b) + sinks
-        end = tl.load(valid + 3 * b + 1)
-    return begin, end
-
-
-@triton.jit
-def _far(keys, b, begin, end, key_mask, kv_len, HAS_VALID: tl.constexpr):
-    """Return which keys may be far."""
-    there = (keys >= begin) & (keys < end)
-    if HAS_VALID:
-        there = tl.load(key_mask + b.to(tl.int64) * kv_len + keys, mask=there, other=0) != 0
-    return there
-
-
-@triton.jit
-def _shared_out(
-    at, keys, row_stride, there, maps, head, HEAD: tl.constexpr, BLOCK_HEAD: tl.constexpr, PART: tl.constexpr
-):
-    """Return the features `[keys, FEATURES]` of keys, zeros where a key is not there."""
-    logits = _logits(at, keys, row_stride, there, maps, head, _KEY, HEAD, BLOCK_HEAD, PART)
-    shares = tl.exp(logits - tl.max(logits, 1)[:, None])
-    shares = shares * (1.0 / tl.sum(shares, 1))[:, None]
-    return tl.where(there[:, None], shares, 0.0)
 
 
 # Sizes are not looked at: a growing cache would be compiled for anew. Strides and the pointers to rows are, for wide
 # loads; the other pointers are read element by element.
 @triton.jit(
     do_not_specialize=(
-        "maps", "heads", "valid", "key_mask", "batch", "chunks", "before", "kv_len", "q_offset",
+        "biases", "heads", "valid", "key_mask", "batch", "chunks", "before", "kv_len", "q_offset",
     )
 )  # fmt: skip
 def chunk_sums(
-    k_ptr, v_ptr, sums, maps, heads, valid, key_mask,
+    k_ptr, v_ptr, sums, features, maps, biases, heads, valid, key_mask,
     batch, chunks, before, kv_len, q_offset, k_batch, k_head, k_row, v_batch, v_head, v_row,
     GROUP: tl.constexpr, HAS_VALID: tl.constexpr,
-    CHUNK: tl.constexpr, HEAD: tl.constexpr, BLOCK_HEAD: tl.constexpr, PART: tl.constexpr,
+    KEYS: tl.constexpr, HEAD: tl.constexpr, BLOCK_HEAD: tl.constexpr,
 ):  # fmt: skip
-    """Write the sums of a chunk: over its keys that may be far, of their features, and of these times the values.
+    """Write the features of a chunk's keys, zeros for those that are far from nothing, and their sums: over the keys,
+    of features, and of features times values.
 
     Args:
         sums: float32 `[R, B, chunks, FEATURES * (HEAD + 1)]`, a chunk as `[FEATURES, HEAD]` and then `[FEATURES]`.
-        maps: float32 `[Hq, 2, FEATURES, HEAD + 1]`. heads: int32 `[R, 3]`, head, window, sinks.
-        valid, key_mask: as in `kernels.prefill`.
+        features: `[R, B, chunks * CHUNK, FEATURES]`.
+        maps: `[Hq, 2, 2, FEATURES, HEAD]`, of queries and of keys, each as the sum of two.
+        biases: float32 `[Hq, 2, FEATURES]`.
+        heads: int32 `[R, 4]`, as in `kernels.prefill`. valid, key_mask: as there.
         before: how many of the chunks end at `first` or earlier.
     """
     index = tl.program_id(0)
     chunk = index % chunks
     b = index // chunks % batch
-    at = heads + 3 * (index // chunks // batch)
+    at = heads + 4 * (index // chunks // batch)
     head = tl.load(at)
-    begin, end = _limits(b, valid, kv_len, tl.load(at + 2), HAS_VALID)
-    key = q_offset - tl.load(at + 1) + 1 + (chunk - before) * CHUNK
-    keys = key + tl.arange(0, CHUNK)
-    there = _far(keys, b, begin, end, key_mask, kv_len, HAS_VALID)
+    begin = tl.minimum(tl.load(at + 2), 1 << 30)
+    end = kv_len
+    if HAS_VALID:
+        begin += tl.load(valid + 3 * b)
+        end = tl.load(valid + 3 * b + 1)
+    first = q_offset - tl.minimum(tl.load(at + 1), 1 << 30) + 1 + (chunk - before) * _CHUNK
     kv_head = (head // GROUP).to(tl.int64)
     k_at = k_ptr + b.to(tl.int64) * k_batch + kv_head * k_head
     v_at = v_ptr + b.to(tl.int64) * v_batch + kv_head * v_head
-    features = _shared_out(k_at, keys, k_row, there, maps, head, HEAD, BLOCK_HEAD, PART)
-    weights = tl.sum(features, 0)
-    shares = features * (1.0 / tl.maximum(weights, _TINY))[None, :]
-    upper = shares.to(v_ptr.dtype.element_ty)
-    lower = (shares - upper.to(tl.float32)).to(v_ptr.dtype.element_ty)
-    rows = tl.arange(0, _FEATURES)
-    sums_at = sums + index.to(tl.int64) * (_FEATURES * (HEAD + 1))
-    for part in range(0, BLOCK_HEAD, PART):
-        v = _rows(v_at, keys, v_row, there, part, HEAD, PART)
+    columns = tl.arange(0, _FEATURES)
+    weights = tl.zeros([_FEATURES], tl.float32)
+    values = tl.zeros([_FEATURES, BLOCK_HEAD], tl.float32)
+    for part in tl.static_range(0, _CHUNK, KEYS):
+        keys = first + part + tl.arange(0, KEYS)
+        there = (keys >= begin) & (keys < end)
+        if HAS_VALID:
+            there = tl.load(key_mask + b.to(tl.int64) * kv_len + keys, mask=there, other=0) != 0
+        k = _rows_of(k_at, keys, k_row, there, HEAD, BLOCK_HEAD)
+        v = _rows_of(v_at, keys, v_row, there, HEAD, BLOCK_HEAD)
+        logits = _logits(k, maps, biases, head, _KEY, HEAD, BLOCK_HEAD)
+        phi = tl.exp(logits - tl.max(logits, 1)[:, None])
+        phi = tl.where(there[:, None], phi * (1.0 / tl.sum(phi, 1))[:, None], 0.0)
+        rows = index.to(tl.int64) * _CHUNK + part + tl.arange(0, KEYS)
+        tl.store(features + rows[:, None] * _FEATURES + columns[None, :], phi.to(features.dtype.element_ty))
+        part_weights = tl.sum(phi, 0)
+        shares = phi * (1.0 / tl.maximum(part_weights, _TINY))[None, :]
+        upper = shares.to(v.dtype)
+        lower = (shares - upper.to(tl.float32)).to(v.dtype)
         # With the values as the first factor, Triton 3.6 makes wrong code of this for four warps on Hopper.
         means = tl.dot(lower.trans(), v, input_precision="ieee")
         means = tl.dot(upper.trans(), v, means, input_precision="ieee")
-        elements = part + tl.arange(0, PART)
-        tl.store(
-            sums_at + rows[:, None] * HEAD + elements[None, :],
-            means * weights[:, None],
-            mask=(elements < HEAD)[None, :],
-        )
-    tl.store(sums_at + _FEATURES * HEAD + rows, weights)
+        values += means * part_weights[:, None]
+        weights += part_weights
+    elements = tl.arange(0, BLOCK_HEAD)
+    sums_at = sums + index.to(tl.int64) * (_FEATURES * (HEAD + 1))
+    tl.store(sums_at + columns[:, None] * HEAD + elements[None, :], values, mask=(elements < HEAD)[None, :])
+    tl.store(sums_at + _FEATURES * HEAD + columns, weights)
 
 
 @triton.jit(do_not_specialize=("chunks",))
@@ -176,89 +152,60 @@ def add_up(sums, chunks, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.c
         so_far += tl.sum(block, 0)
 
 
-@triton.jit(
-    do_not_specialize=(
-        "log_sums", "maps", "heads", "valid", "key_mask",
-        "batch", "q_heads", "chunks", "before", "q_len", "kv_len", "q_offset", "tiles",
-    )
-)  # fmt: skip
-def merge_far(
-    q_ptr, k_ptr, v_ptr, o_ptr, sums, log_sums, maps, heads, valid, key_mask,
-    batch, q_heads, chunks, before, q_len, kv_len, q_offset, tiles,
-    q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, o_batch, o_head, o_row,
-    GROUP: tl.constexpr, HAS_VALID: tl.constexpr, SPLIT: tl.constexpr,
-    CHUNK: tl.constexpr, HEAD: tl.constexpr, BLOCK_HEAD: tl.constexpr, PART: tl.constexpr,
+@triton.jit
+def far_field(
+    q, v_at, sums, features, maps, biases, head, pair, tile, window, begin, end,
+    chunks, before, q_len, q_offset, v_row,
+    ROWS: tl.constexpr, HEAD: tl.constexpr, BLOCK_HEAD: tl.constexpr,
 ):  # fmt: skip
-    """Make of O, which holds the means of near values, the means of near and far ones; one program a tile of a head.
+    """Return what an online softmax of a tile starts with: the logarithms (to base 2) `[ROWS]` of the weights of what
+    is far, the sums of weights relative to them, 1 or 0, and the means of the far values `[ROWS, BLOCK_HEAD]`.
 
     Args:
-        sums: of `chunk_sums`, added up. log_sums: float32 `[B, Hq, Sq]`, the logarithms of the near weights' sums.
-        Others: as of `chunk_sums`.
+        sums: of `chunk_sums`, added up. pair: which head and batch row of them it is.
+        begin, end: of the keys that may be far.
     """
-    index = tl.program_id(0)
-    tile = index % tiles
-    b = index // tiles % batch
-    place = index // tiles // batch
-    head = tl.load(heads + 3 * place)
-    begin, end = _limits(b, valid, kv_len, tl.load(heads + 3 * place + 2), HAS_VALID)
-    key = q_offset - tl.load(heads + 3 * place + 1) + 1 + tile * CHUNK
-    if tl.minimum(key + tl.minimum(CHUNK, q_len - tile * CHUNK) - 1, end) <= begin:
-        return
-
-    rows = tl.arange(0, CHUNK)
-    columns = tl.arange(0, CHUNK)
-    row = tile * CHUNK + rows
-    keys = key + columns
-    inside = row < q_len
-    there = _far(keys, b, begin, end, key_mask, kv_len, HAS_VALID)
-    kv_head = (head // GROUP).to(tl.int64)
-    q_at = q_ptr + b.to(tl.int64) * q_batch + head.to(tl.int64) * q_head
-    k_at = k_ptr + b.to(tl.int64) * k_batch + kv_head * k_head
-    v_at = v_ptr + b.to(tl.int64) * v_batch + kv_head * v_head
-    o_at = o_ptr + b.to(tl.int64) * o_batch + head.to(tl.int64) * o_head
-    last = before + tile - 1
-    features_at = tl.arange(0, _FEATURES)
-    summed = tl.full([_FEATURES], last, tl.int32) >= 0  # Before the first tile there may be no chunk.
-    sums_at = sums + ((place * batch + b).to(tl.int64) * chunks + last) * (_FEATURES * (HEAD + 1))
-
-    logits = _logits(q_at, row, q_row, inside, maps, head, _QUERY, HEAD, BLOCK_HEAD, PART)
+    logits = _logits(q, maps, biases, head, _QUERY, HEAD, BLOCK_HEAD)
     largest = tl.max(logits, 1)
     psi = tl.exp(logits - largest[:, None])
-    features = _shared_out(k_at, keys, k_row, there, maps, head, HEAD, BLOCK_HEAD, PART)
-    edge = _product(psi, features.trans(), SPLIT)
-    edge = tl.where(columns[None, :] < rows[:, None], edge, 0.0)
-    edge_weight = tl.sum(edge, 1)
-    edge = (edge * (1.0 / tl.maximum(edge_weight, _TINY))[:, None]).to(v_ptr.dtype.element_ty)
-    sum_features = tl.load(sums_at + _FEATURES * HEAD + features_at, mask=summed, other=0.0)
-    weight = edge_weight + tl.sum(psi * sum_features[None, :], 1)
 
-    near_log = tl.load(
-        log_sums + (b * q_heads + head).to(tl.int64) * q_len + row, mask=inside, other=float("-inf")
+    whole = tile * ROWS // _CHUNK
+    last = before + whole - 1  # Before the first tile there may be no chunk.
+    columns = tl.arange(0, _FEATURES)
+    elements = tl.arange(0, BLOCK_HEAD)
+    there = tl.full([_FEATURES], last, tl.int32) >= 0
+    sums_at = sums + (pair * chunks + last).to(tl.int64) * (_FEATURES * (HEAD + 1))
+    sum_features = tl.load(sums_at + _FEATURES * HEAD + columns, mask=there, other=0.0)
+    sum_values = tl.load(
+        sums_at + columns[:, None] * HEAD + elements[None, :],
+        mask=there[:, None] & (elements < HEAD)[None, :],
+        other=0.0,
     )
+    means = (sum_values * (1.0 / tl.maximum(sum_features, _TINY))[:, None]).to(q.dtype)
+    weights = psi * sum_features[None, :]
+    weight = tl.sum(weights, 1)
+    shares = (weights * (1.0 / tl.maximum(weight, _TINY))[:, None]).to(q.dtype)
+    out = tl.dot(shares, means, input_precision="ieee") * weight[:, None]
+
+    first = q_offset - window + 1
+    far_end = first + tile * ROWS + tl.arange(0, ROWS)
+    start = first + whole * _CHUNK
+    stop = tl.minimum(first + tl.minimum((tile + 1) * ROWS, q_len) - 1, end)
+    if stop <= begin:
+        stop = start
+    features_at = features + (pair * chunks + last + 1).to(tl.int64) * (_CHUNK * _FEATURES)
+    for key in range(start, stop, ROWS):
+        place = key - start + tl.arange(0, ROWS)
+        keys = start + place
+        phi = tl.load(features_at + place[None, :] * _FEATURES + columns[:, None])
+        pairs = _of_pairs(psi, phi)
+        pairs = tl.where(keys[None, :] < far_end[:, None], pairs, 0.0)
+        pairs_weight = tl.sum(pairs, 1)
+        v = _rows_of(v_at, keys, v_row, (keys >= begin) & (keys < end), HEAD, BLOCK_HEAD)
+        pairs = (pairs * (1.0 / tl.maximum(pairs_weight, _TINY))[:, None]).to(q.dtype)
+        out += tl.dot(pairs, v, input_precision="ieee") * pairs_weight[:, None]
+        weight += pairs_weight
+    some = weight > 0.0
     there_weight = tl.maximum(weight, _TINY)
-    far_log = tl.where(weight > 0.0, largest + tl.log(there_weight), float("-inf"))
-    top = tl.maximum(near_log, far_log)
-    # Of a row that sees nothing it is -inf, from which nothing can be subtracted.
-    top = tl.where(top == float("-inf"), 0.0, top)
-    near_share = tl.exp(near_log - top)
-    far_share = tl.exp(far_log - top)
-    total = near_share + far_share
-    inverse = tl.where(total > 0.0, 1.0 / total, 0.0)
-    near_share = near_share * inverse
-    far_share = far_share * inverse / there_weight
-    for part in range(0, BLOCK_HEAD, PART):
-        elements = part + tl.arange(0, PART)
-        v = _rows(v_at, keys, v_row, there, part, HEAD, PART)
-        far = tl.dot(edge, v, input_precision="ieee") * edge_weight[:, None]
-        sum_values = tl.load(
-            sums_at + features_at[:, None] * HEAD + elements[None, :],
-            mask=summed[:, None] & (elements < HEAD)[None, :],
-            other=0.0,
-        )
-        far += _product(psi, sum_values, SPLIT)
-        near = _rows(o_at, row, o_row, inside, part, HEAD, PART).to(tl.float32)
-        tl.store(
-            o_at + row.to(tl.int64)[:, None] * o_row + elements[None, :],
-            (near * near_share[:, None] + far * far_share[:, None]).to(o_ptr.dtype.element_ty),
-            mask=inside[:, None] & (elements < HEAD)[None, :],
-        )
+    peak = tl.where(some, largest * _LOG2_E + tl.log2(there_weight), float("-inf"))
+    return peak, tl.where(some, 1.0, 0.0), out * (1.0 / there_weight)[:, None]

@@ -33,7 +33,6 @@ REGISTERS = 168
 LOADER_REGISTERS = gl.constexpr(24)
 CONSUMER_REGISTERS = gl.constexpr(240)
 UNBOUNDED = gl.constexpr(1 << 30)
-LN_2 = gl.constexpr(0.6931471805599453)
 
 
 @gluon.jit
@@ -45,7 +44,7 @@ def _load_blocks(
     q_desc, k_desc, v_desc, o_desc = descriptors
     q_ring, k_ring, v_ring, o_ring, task_ring = rings
     q_full, q_empty, k_full, k_empty, v_full, v_empty, task_full, task_empty, turns = barriers
-    heads, valid, key_mask, log_sums, list_count, list_index, list_heads, room, counters = pointers
+    heads, valid, key_mask, list_count, list_index, list_heads, room, counters = pointers
     batch, long_heads, long_section, short_heads, short_section, q_len, kv_len, q_offset, tiles, tasks = sizes
     one: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
     programs = gl.num_programs(0)
@@ -101,14 +100,14 @@ def _load_blocks(
 @gluon.jit
 def _multiply(
     descriptors, rings, barriers, pointers, sizes, scale, who: gl.constexpr,
-    CAUSAL: gl.constexpr, HAS_VALID: gl.constexpr, LISTS: gl.constexpr, SUMS: gl.constexpr,
+    CAUSAL: gl.constexpr, HAS_VALID: gl.constexpr, LISTS: gl.constexpr,
     ROWS: gl.constexpr, KEYS: gl.constexpr, HEAD: gl.constexpr, STAGES: gl.constexpr,
     TURNS: gl.constexpr, HOLD_Q: gl.constexpr, SHARE: gl.constexpr,
 ):  # fmt: skip
     q_desc, k_desc, v_desc, o_desc = descriptors
     q_ring, k_ring, v_ring, o_ring, task_ring = rings
     q_full, q_empty, k_full, k_empty, v_full, v_empty, task_full, task_empty, turns = barriers
-    heads, valid, key_mask, log_sums, list_count, list_index, list_heads, room, counters = pointers
+    heads, valid, key_mask, list_count, list_index, list_heads, room, counters = pointers
     batch, long_heads, long_section, short_heads, short_section, q_len, kv_len, q_offset, tiles, tasks = sizes
     HALF: gl.constexpr = ROWS // 2
     dtype: gl.constexpr = q_desc.dtype
@@ -263,10 +262,6 @@ def _multiply(
         mbarrier.arrive(v_empty.index(stage), count=1)
         done += 1
 
-        if SUMS:
-            rows = low - q_offset + gl.arange(0, HALF, gl.SliceLayout(1, score_layout))
-            sums_at = log_sums + (b * (long_heads + short_heads) + head).to(gl.int64) * q_len
-            gl.store(sums_at + rows, (peak + gl.log2(total)) * LN_2, mask=rows < q_len)
         out = out * gl.convert_layout(inverse, row_layout)[:, None]
         if SHARE:
             o_block = q_ring.index(who)
@@ -293,16 +288,16 @@ def _multiply(
 # Sizes are not looked at: a growing cache would be compiled for anew. The pointers are read element by element.
 @gluon.jit(
     do_not_specialize=(
-        "heads", "valid", "key_mask", "log_sums", "list_count", "list_index", "counters",
+        "heads", "valid", "key_mask", "list_count", "list_index", "counters",
         "batch", "long_heads", "long_section", "short_heads", "short_section",
         "q_len", "kv_len", "q_offset", "tiles", "tasks", "list_heads", "room", "scale",
     )
 )  # fmt: skip
 def hopper_prefill(
-    q_desc, k_desc, v_desc, o_desc, heads, valid, key_mask, log_sums, list_count, list_index, counters,
+    q_desc, k_desc, v_desc, o_desc, heads, valid, key_mask, list_count, list_index, counters,
     batch, long_heads, long_section, short_heads, short_section, q_len, kv_len, q_offset, tiles, tasks,
     list_heads, room, scale,
-    GROUP: gl.constexpr, CAUSAL: gl.constexpr, HAS_VALID: gl.constexpr, LISTS: gl.constexpr, SUMS: gl.constexpr,
+    GROUP: gl.constexpr, CAUSAL: gl.constexpr, HAS_VALID: gl.constexpr, LISTS: gl.constexpr,
     ROWS: gl.constexpr, KEYS: gl.constexpr, HEAD: gl.constexpr, STAGES: gl.constexpr,
     TURNS: gl.constexpr, HOLD_Q: gl.constexpr, SHARE: gl.constexpr,
 ):  # fmt: skip
@@ -311,12 +306,10 @@ def hopper_prefill(
     Args:
         q_desc, o_desc: of `[B, Hq, Sq, D]`, in blocks of `[1, 1, ROWS // 2, HEAD]`.
         k_desc, v_desc: of `[B, Hkv, Sk, D]`, in blocks of `[1, 1, KEYS, HEAD]`.
-        heads: int32 `[Hq, 4]`, head, window (0: the head reads lists), sinks, which of the heads with lists it is; in
+        heads: int32 `[R, 4]`, head, window (0: the head reads lists), sinks, which of the heads with lists it is; in
             the order in which they are taken.
         valid: int32 `[B, 3]`, first valid key, end of the valid ones, whether some between are not.
         key_mask: bool `[B, Sk]`.
-        log_sums: with SUMS float32 `[B, Hq, Sq]`, written: the logarithms of the softmax sums, -inf for a row that sees
-            nothing.
         list_count, list_index: int32 `[B, list_heads, tiles]`, `[B, list_heads, tiles, room]`; an entry is
             4 * (block of KEYS keys) + 1 where the upper half of the tile's rows sees it + 2 where the lower half does.
         counters: int32 `[2]`, zeros, and zeros again when the kernel ends.
@@ -356,7 +349,7 @@ def hopper_prefill(
     descriptors = (q_desc, k_desc, v_desc, o_desc)
     rings = (q_ring, k_ring, v_ring, o_ring, task_ring)
     barriers = (q_full, q_empty, k_full, k_empty, v_full, v_empty, task_full, task_empty, turns)
-    pointers = (heads, valid, key_mask, log_sums, list_count, list_index, list_heads, room, counters)
+    pointers = (heads, valid, key_mask, list_count, list_index, list_heads, room, counters)
     sizes = (
         batch,
         long_heads,
@@ -374,11 +367,11 @@ def hopper_prefill(
         [
             (_multiply, (
                 descriptors, rings, barriers, pointers, sizes, scale, 0,
-                CAUSAL, HAS_VALID, LISTS, SUMS, ROWS, KEYS, HEAD, STAGES, TURNS, HOLD_Q, SHARE,
+                CAUSAL, HAS_VALID, LISTS, ROWS, KEYS, HEAD, STAGES, TURNS, HOLD_Q, SHARE,
             )),
             (_multiply, (
                 descriptors, rings, barriers, pointers, sizes, scale, 1,
-                CAUSAL, HAS_VALID, LISTS, SUMS, ROWS, KEYS, HEAD, STAGES, TURNS, HOLD_Q, SHARE,
+                CAUSAL, HAS_VALID, LISTS, ROWS, KEYS, HEAD, STAGES, TURNS, HOLD_Q, SHARE,
             )),
             (_load_blocks, (
                 descriptors, rings, barriers, pointers, sizes,

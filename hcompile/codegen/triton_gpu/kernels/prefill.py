@@ -9,29 +9,32 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from hcompile.codegen.triton_gpu.kernels.far_field import far_field
 from hcompile.codegen.triton_gpu.kernels.visible import seen_pairs, visited
-
-_LN_2 = tl.constexpr(0.6931471805599453)
 
 
 # Sizes are not looked at: a growing cache would be compiled for anew. Strides and the pointers to rows are, for wide
 # loads; the other pointers are read element by element.
 @triton.jit(
     do_not_specialize=(
-        "heads", "valid", "key_mask", "log_sums",
-        "batch", "long_heads", "q_len", "kv_len", "q_offset", "tiles", "scale",
+        "biases", "heads", "valid", "key_mask",
+        "batch", "long_heads", "q_len", "kv_len", "q_offset", "tiles", "chunks", "before", "scale",
     )
 )  # fmt: skip
 def prefill(
-    q_ptr, k_ptr, v_ptr, o_ptr, heads, valid, key_mask, log_sums,
-    batch, long_heads, q_len, kv_len, q_offset, tiles, scale,
+    q_ptr, k_ptr, v_ptr, o_ptr, sums, features, maps, biases, heads, valid, key_mask,
+    batch, long_heads, q_len, kv_len, q_offset, tiles, chunks, before, scale,
     q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, o_batch, o_head, o_row,
-    GROUP: tl.constexpr, CAUSAL: tl.constexpr, HAS_VALID: tl.constexpr, SUMS: tl.constexpr,
+    GROUP: tl.constexpr, CAUSAL: tl.constexpr, HAS_VALID: tl.constexpr, FAR: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr, HEAD: tl.constexpr, BLOCK_HEAD: tl.constexpr,
 ):  # fmt: skip
-    """Write O, with SUMS the logarithms of the softmax sums, float32 `[B, Hq, Sq]`, -inf for a row that sees nothing;
-    see `hcompile.operator` for the arguments. Heads that see everything come first, tile by tile from the longest on;
-    then the others, head by head."""
+    """Write O of the heads of a table; see `hcompile.operator` for what is not said here. Heads that see everything
+    come first, tile by tile from the longest on; then the others, head by head.
+
+    Args:
+        heads: int32 `[R, 4]`, head, window, sinks, and one number more.
+        sums, features, maps, biases, chunks, before: with FAR of `kernels.far_field`, and all heads have far fields.
+    """
     index = tl.program_id(0)
     long_tasks = long_heads * batch * tiles
     if index < long_tasks:
@@ -75,9 +78,15 @@ def prefill(
     v_at = v_ptr + b.to(tl.int64) * v_batch + (head // GROUP).to(tl.int64) * v_head
     positions = low + rows
 
-    peak = tl.full([ROWS], float("-inf"), tl.float32)
-    total = tl.zeros([ROWS], tl.float32)
-    out = tl.zeros([ROWS, BLOCK_HEAD], tl.float32)
+    if FAR:
+        peak, total, out = far_field(
+            q, v_at, sums, features, maps, biases, head, place * batch + b, tile, window, sink_end, end,
+            chunks, before, q_len, q_offset, v_row, ROWS, HEAD, BLOCK_HEAD,
+        )  # fmt: skip
+    else:
+        peak = tl.full([ROWS], float("-inf"), tl.float32)
+        total = tl.zeros([ROWS], tl.float32)
+        out = tl.zeros([ROWS, BLOCK_HEAD], tl.float32)
     for block in range(blocks):
         key = start_b + (block - blocks_a) * KEYS
         limit = end_b
@@ -110,10 +119,6 @@ def prefill(
         out = tl.dot(weights.to(v.dtype), v, out * decay[:, None])
         peak = new
 
-    if SUMS:
-        q_heads = tl.num_programs(0) // (batch * tiles)
-        sums_at = log_sums + (b * q_heads + head).to(tl.int64) * q_len + row
-        tl.store(sums_at + rows, (peak + tl.log2(total)) * _LN_2, mask=row + rows < q_len)
     inverse = tl.where(total > 0.0, 1.0 / total, 0.0)
     o_at = o_ptr + b.to(tl.int64) * o_batch + head.to(tl.int64) * o_head
     o_rows = (row + rows).to(tl.int64) * o_row
