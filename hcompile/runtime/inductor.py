@@ -17,6 +17,7 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from hcompile.errors import UsageError
+from hcompile.passes.shared_waves import keep_shared_waves
 from hcompile.program import InputSpec, Program
 
 # The first of the sizes that dynamic dimensions are traced with, where their limits allow it. Smaller sizes run
@@ -67,6 +68,7 @@ def _compile(program: Program, tensors: Mapping[str, torch.Tensor]) -> Callable[
     from torch._inductor.compile_fx import compile_fx
 
     graph = _lift_tensors(program, tensors)
+    keep_shared_waves(graph)
     # Inductor keeps global state: one compilation at a time, whoever asks torch for it.
     with compile_lock, torch.inference_mode(False), torch.no_grad(), _no_autocast(program.device.type):
         mode, fakes = _symbolic_inputs(program, tensors)

@@ -47,10 +47,15 @@ def far_call(
     key_mask: torch.Tensor | None = None,
     spread: float = 0.25,
     seed: int = 0,
+    narrowest: int = 1,
 ) -> FarCall:
-    """Return a call of six query heads and two KV heads; `spread` is that of the maps."""
+    """Return a call of six query heads and two KV heads.
+
+    Args:
+        spread: of the maps. narrowest: the least window of a head.
+    """
     call = make_call(
-        HEADS,
+        [(max(window, narrowest), sinks) for window, sinks in HEADS],
         q_len,
         kv_len,
         kv_heads=2,

@@ -51,7 +51,8 @@ def far_fields(seed: int) -> dict[str, float | str]:
         "prefill": far_call(160, 160, head_dim=16, seed=seed),
         "after-a-cache": far_call(60, 250, head_dim=24, seed=seed),
         "padding": far_call(140, 140, batch=4, head_dim=8, key_mask=padding(140), seed=seed),
-        "within-the-windows": far_call(1, 1, head_dim=16, seed=seed),
+        "the-first-token": far_call(1, 1, head_dim=16, seed=seed),
+        "within-the-windows": far_call(140, 140, head_dim=8, narrowest=150, seed=seed),
         "one-query": far_call(1, 400, head_dim=16, seed=seed),
     }
     kernels = {name: prefill.bind(PREFILL_SCHEDULE) for name in cases}

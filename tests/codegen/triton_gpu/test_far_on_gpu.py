@@ -25,7 +25,8 @@ CASES: dict[str, dict[str, Any]] = {
     "after-a-cache": {"q_len": 300, "kv_len": 1333},
     "padding": {"q_len": 700, "kv_len": 700, "batch": 4, "key_mask": padding(700)},
     "one-query": {"q_len": 1, "kv_len": 900},
-    "within-the-windows": {"q_len": 1, "kv_len": 1},
+    "the-first-token": {"q_len": 1, "kv_len": 1},
+    "within-the-windows": {"q_len": 300, "kv_len": 300, "narrowest": 310},
     "wide-heads": {"q_len": 500, "kv_len": 500, "head_dim": 128, "spread": 0.12},
     "odd-heads": {"q_len": 500, "kv_len": 500, "head_dim": 80, "spread": 0.12},
 }

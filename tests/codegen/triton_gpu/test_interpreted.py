@@ -46,6 +46,8 @@ def test_the_valid_keys_of_a_mask_are_found_in_one_launch(errors: dict[str, floa
     assert errors["valid ranges"] == 0, errors["seed"]
 
 
-@pytest.mark.parametrize("case", ["prefill", "after-a-cache", "padding", "within-the-windows", "one-query"])
+@pytest.mark.parametrize(
+    "case", ["prefill", "after-a-cache", "padding", "the-first-token", "within-the-windows", "one-query"]
+)
 def test_far_fields_are_what_the_reference_says(errors: dict[str, float | str], case: str) -> None:
     assert errors[f"far {case}"] == 0.0, (errors[f"far {case}"], errors["seed"])

@@ -170,10 +170,12 @@ def far_field(
     psi = tl.exp(logits - largest[:, None])
 
     whole = tile * ROWS // _CHUNK
-    last = before + whole - 1  # Before the first tile there may be no chunk.
+    last = before + whole - 1
     columns = tl.arange(0, _FEATURES)
     elements = tl.arange(0, BLOCK_HEAD)
-    there = tl.full([_FEATURES], last, tl.int32) >= 0
+    # Before the first tile there may be no chunk, and where all keys lie in the windows there is none at all.
+    chunk = tl.full([_FEATURES], last, tl.int32)
+    there = (chunk >= 0) & (chunk < chunks)
     sums_at = sums + (pair * chunks + last).to(tl.int64) * (_FEATURES * (HEAD + 1))
     sum_features = tl.load(sums_at + _FEATURES * HEAD + columns, mask=there, other=0.0)
     sum_values = tl.load(
