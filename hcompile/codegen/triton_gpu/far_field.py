@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
-from hcompile.codegen.known import Known
 from hcompile.codegen.triton_gpu.ahead import Source, types_of
-from hcompile.codegen.triton_gpu.heads import HeadOrder, order_of, read, refuse_capture
-from hcompile.codegen.triton_gpu.inputs import LOG2_E, check_params, facts_of
+from hcompile.codegen.triton_gpu.far_heads import Split
+from hcompile.codegen.triton_gpu.heads import HeadOrder
+from hcompile.codegen.triton_gpu.inputs import LOG2_E, facts_of
 from hcompile.codegen.triton_gpu.kernels.far_field import CHUNK, add_up, chunk_sums
 from hcompile.codegen.triton_gpu.kernels.prefill import prefill
-from hcompile.codegen.triton_gpu.launch import Call, Launcher
-from hcompile.far_field import FarFields, check_far_fields
+from hcompile.codegen.triton_gpu.launch import MOST_CALLS, Call, Launcher
 from hcompile.patterns.linear import FEATURES
 from hcompile.schedules.templates.gpu_tiles import padded_head
 
@@ -56,7 +54,7 @@ def sources(dtype: str, head_dim: int, *, group: int, masked: bool) -> list[Sour
     pointers = {
         **dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "o_ptr", "maps"), dtype),
         **dict.fromkeys(("sums", "biases"), "float32"),
-        "features": "bfloat16" if dtype == "bfloat16" else "float32",
+        "features": str(features_dtype(getattr(torch, dtype))).removeprefix("torch."),
         "key_mask": "bool" if masked else "int32",
     }
     found = []
@@ -91,59 +89,33 @@ def sources(dtype: str, head_dim: int, *, group: int, masked: bool) -> list[Sour
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Split:
-    """The heads of a call, some of which have far fields.
+class _Calls:
+    """The launches of a call.
 
     Attributes:
-        near: those without one. far: those with one.
-        maps, biases: of the call, as the kernels read them.
+        sums: of `chunk_sums` and of `add_up`, None where all keys lie in the windows.
+        chunks: of all heads and batch rows.
     """
 
-    near: HeadOrder
-    far: HeadOrder
-    maps: torch.Tensor
-    biases: torch.Tensor
+    attend: Call
+    launch: Launcher
+    sums: tuple[Call, Call] | None
+    chunks: int
+    features_dtype: torch.dtype
 
 
 class FarFieldPrefill:
     """The heads with far fields of the nodes that one kernel is bound to."""
 
     def __init__(self) -> None:
-        self._splits = Known(_by_params)
-        self._used = Known(lambda heads: any(_flags(heads)))
-        self._maps: dict[torch.dtype, Known[tuple[torch.Tensor, torch.Tensor]]] = {}
-        self._captured: list[object] = []
         self._sum = Launcher(chunk_sums, num_warps=SUM_WARPS, num_stages=1)
         self._scan = Launcher(add_up, num_warps=SCAN_WARPS, num_stages=1)
         self._attend: dict[Tiles, Launcher] = {}
-
-    def split(
-        self, head_params: torch.Tensor, far: FarFields | None, q: torch.Tensor, causal: bool
-    ) -> Split | None:
-        """Return the heads of a call, None where none has a far field.
-
-        Raises:
-            KernelError: the far fields or the parameters do not fit the call, or a CUDA graph is being captured, and
-                they were not seen before.
-        """
-        if far is None:
-            return None
-        check_far_fields(far, q, causal, FEATURES)
-        if not self._used(far.heads):
-            return None
-        check_params(head_params, q.shape[1])
-        heads = self._splits(far.heads)(head_params)
-        if q.dtype not in self._maps:
-            self._maps[q.dtype] = Known(partial(_in_two, q.dtype))
-        maps = self._maps[q.dtype](far.maps)
-        if head_params.is_cuda and torch.cuda.is_current_stream_capturing():
-            for each in (heads, maps):
-                if not any(each is kept for kept in self._captured):
-                    self._captured.append(each)  # The graph addresses it for as long as it lives.
-        return Split(*heads, *maps)
+        self._ready: dict[Call, _Calls] = {}
 
     def __call__(
         self,
+        near: Call,
         out: torch.Tensor,
         q: torch.Tensor,
         k: torch.Tensor,
@@ -157,99 +129,86 @@ class FarFieldPrefill:
         """Write the heads with far fields of `out` `[B, Hq, Sq, D]`.
 
         Args:
+            near: the call of the other heads: calls that share it share these launches too.
             q, k, v, q_offset, scale: of the operator, checked, with dense rows; there are queries and keys.
             valid, mask: of `inputs.masked`.
         """
-        heads, key_mask = split.far, mask if mask.dtype == torch.bool else None
-        facts = heads, q_offset, scale, out.stride(), facts_of(q, k, v, key_mask)
-        chosen = tiles(q.shape[3])
-        if chosen not in self._attend:
-            limit = {} if chosen.registers is None else {"maxnreg": chosen.registers}
-            self._attend[chosen] = Launcher(
-                prefill, num_warps=chosen.warps, num_stages=chosen.stages, **limit
-            )
-        attend = self._attend[chosen]
-        call = attend.ready(facts)
-        if call is None:
-            call = _prepare(attend, facts, out, q, k, v, key_mask is not None, heads, q_offset, scale)
-        chunks, others = call.workspace, (split.biases, heads.table, valid, mask)
+        calls = self._ready.get(near)
+        if calls is None:
+            calls = self._prepare(out, q, k, v, mask.dtype == torch.bool, split.far, q_offset, scale)
+            if len(self._ready) >= MOST_CALLS:
+                self._ready.clear()
+            self._ready[near] = calls
+        chunks, others = calls.chunks, (split.biases, split.far.table, valid, mask)
         sums = q.new_empty(chunks * FEATURES * (q.shape[3] + 1), dtype=torch.float32)
-        features = q.new_empty(
-            chunks * CHUNK * FEATURES, dtype=q.dtype if q.dtype == torch.bfloat16 else torch.float32
-        )
-        if chunks:
-            add, scan = self._sum.ready(facts), self._scan.ready(facts)
-            if add is None or scan is None:
-                add, scan = self._prepare_sums(facts, q, k, v, key_mask is not None, heads, q_offset)
-            self._sum(add, (), (k, v, sums, features, split.maps), others)
-            self._scan(scan, (), (sums,), ())
-        attend(call, (), (q, k, v, out, sums, features, split.maps), others)
+        features = q.new_empty(chunks * CHUNK * FEATURES, dtype=calls.features_dtype)
+        if calls.sums is not None:
+            self._sum(calls.sums[0], (), (k, v, sums, features, split.maps), others)
+            self._scan(calls.sums[1], (), (sums,), ())
+        calls.launch(calls.attend, (), (q, k, v, out, sums, features, split.maps), others)
 
-    def _prepare_sums(
+    def _prepare(
         self,
-        facts: object,
+        out: torch.Tensor,
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
         masked_keys: bool,
         heads: HeadOrder,
         q_offset: int,
-    ) -> tuple[Call, Call]:
-        (batch, _, _, head_dim), kv_len = q.shape, k.shape[2]
+        scale: float,
+    ) -> _Calls:
+        (batch, q_heads, q_len, head_dim), (_, kv_heads, kv_len, _) = q.shape, k.shape
         before, chunks = _chunks(heads, q, q_offset)
-        pairs, width = len(heads.windows) * batch, FEATURES * (head_dim + 1)
-        add = self._sum.prepare(
+        pairs, query_tiles, width = len(heads.windows) * batch, -(-q_len // ROWS), FEATURES * (head_dim + 1)
+        facts = heads, q_offset, scale, out.stride(), facts_of(q, k, v, None), masked_keys
+        chosen = tiles(head_dim)
+        group, head = q_heads // kv_heads, padded_head(head_dim)
+        launch = self._launcher(chosen)
+        attend = launch.prepare(
             facts,
             q,
-            (pairs * chunks, 1),
-            sizes=(batch, chunks, before, kv_len, q_offset),
-            scale=None,
-            strides=(*k.stride()[:3], *v.stride()[:3]),
-            constants=(
-                *(q.shape[1] // k.shape[1], masked_keys),
-                *(tiles(head_dim).keys, head_dim, padded_head(head_dim)),
-            ),
+            (pairs * query_tiles, 1),
+            sizes=(batch, heads.long_heads(kv_len), q_len, kv_len, q_offset, query_tiles, chunks, before),
+            scale=scale * LOG2_E,
+            strides=(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3]),
+            constants=(group, True, masked_keys, True, ROWS, chosen.keys, head_dim, head),
         )
-        scan = self._scan.prepare(
-            facts,
-            q,
-            (pairs * width // COLUMNS, 1),
-            sizes=(chunks,),
-            scale=None,
-            strides=(),
-            constants=(width, COLUMNS, BLOCK),
-        )
-        return add, scan
+        sums = None
+        if chunks:
+            add = self._sum.prepare(
+                facts,
+                q,
+                (pairs * chunks, 1),
+                sizes=(batch, chunks, before, kv_len, q_offset),
+                scale=None,
+                strides=(*k.stride()[:3], *v.stride()[:3]),
+                constants=(group, masked_keys, chosen.keys, head_dim, head),
+            )
+            scan = self._scan.prepare(
+                facts,
+                q,
+                (pairs * width // COLUMNS, 1),
+                sizes=(chunks,),
+                scale=None,
+                strides=(),
+                constants=(width, COLUMNS, BLOCK),
+            )
+            sums = add, scan
+        return _Calls(attend, launch, sums, pairs * chunks, features_dtype(q.dtype))
+
+    def _launcher(self, chosen: Tiles) -> Launcher:
+        if chosen not in self._attend:
+            limit = {} if chosen.registers is None else {"maxnreg": chosen.registers}
+            self._attend[chosen] = Launcher(
+                prefill, num_warps=chosen.warps, num_stages=chosen.stages, **limit
+            )
+        return self._attend[chosen]
 
 
-def _prepare(
-    attend: Launcher,
-    facts: object,
-    out: torch.Tensor,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    masked_keys: bool,
-    heads: HeadOrder,
-    q_offset: int,
-    scale: float,
-) -> Call:
-    (batch, q_heads, q_len, head_dim), (_, kv_heads, kv_len, _) = q.shape, k.shape
-    before, chunks = _chunks(heads, q, q_offset)
-    pairs, query_tiles = len(heads.windows) * batch, -(-q_len // ROWS)
-    return attend.prepare(
-        facts,
-        q,
-        (pairs * query_tiles, 1),
-        sizes=(batch, heads.long_heads(kv_len), q_len, kv_len, q_offset, query_tiles, chunks, before),
-        scale=scale * LOG2_E,
-        strides=(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3]),
-        constants=(
-            *(q_heads // kv_heads, True, masked_keys, True),
-            *(ROWS, tiles(head_dim).keys, head_dim, padded_head(head_dim)),
-        ),
-        workspace=pairs * chunks,
-    )
+def features_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return what features of keys are kept as between two kernels: float16 has not their range."""
+    return dtype if dtype == torch.bfloat16 else torch.float32
 
 
 def _chunks(heads: HeadOrder, q: torch.Tensor, q_offset: int) -> tuple[int, int]:
@@ -260,30 +219,3 @@ def _chunks(heads: HeadOrder, q: torch.Tensor, q_offset: int) -> tuple[int, int]
         return 0, 0
     before = -(-max(0, q_offset - narrowest + 1) // CHUNK)
     return before, before + -(-q.shape[2] // CHUNK)
-
-
-def _flags(heads: torch.Tensor) -> list[int]:
-    return [flag for (flag,) in read(heads[:, None])]
-
-
-def _by_params(heads: torch.Tensor) -> Known[tuple[HeadOrder, HeadOrder]]:
-    """Return how these heads split the parameters of a node, as far as it was asked for."""
-    flags = _flags(heads)
-
-    def split(head_params: torch.Tensor) -> tuple[HeadOrder, HeadOrder]:
-        rows = list(enumerate(read(head_params)))
-        near, far = ([row for row in rows if bool(flags[row[0]]) is wanted] for wanted in (False, True))
-        return order_of(near, head_params.device), order_of(far, head_params.device)
-
-    return Known(split)
-
-
-def _in_two(dtype: torch.dtype, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return maps as the kernels read them: what queries and keys are multiplied with as the sum of two of their dtype
-    `[Hq, 2, 2, F, D]`, and float32 `[Hq, 2, F]`. Raises: KernelError while a CUDA graph is being captured."""
-    refuse_capture(maps)
-    maps = maps.to(torch.float32)
-    weights = maps[..., :-1]
-    upper = weights.to(dtype)
-    lower = (weights - upper.to(torch.float32)).to(dtype)
-    return torch.stack([upper, lower], dim=2).contiguous(), maps[..., -1].contiguous()

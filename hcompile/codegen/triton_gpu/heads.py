@@ -115,13 +115,7 @@ def refuse_routed(heads: int) -> None:
 
 def read(head_params: torch.Tensor) -> list[list[int]]:
     """Return what parameters hold; waits for a GPU. Raises: KernelError while a CUDA graph is being captured."""
-    refuse_capture(head_params)
+    if head_params.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise KernelError("attention: call a node once before a CUDA graph captures it")
     rows: list[list[int]] = head_params.tolist()
     return rows
-
-
-def refuse_capture(tensor: torch.Tensor) -> None:
-    """Raise KernelError while a CUDA graph is being captured: what is found out about a tensor now is kept for calls
-    that are none of the graph's."""
-    if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
-        raise KernelError("attention: call a node once before a CUDA graph captures it")

@@ -11,6 +11,7 @@ from triton.experimental.gluon import language as gl
 from hcompile.codegen.triton_gpu.ahead import Source, types_of
 from hcompile.codegen.triton_gpu.descriptors import Described
 from hcompile.codegen.triton_gpu.far_field import FarFieldPrefill
+from hcompile.codegen.triton_gpu.far_heads import Splits
 from hcompile.codegen.triton_gpu.heads import HeadOrder, HeadOrders
 from hcompile.codegen.triton_gpu.inputs import (
     LOG2_E,
@@ -110,7 +111,8 @@ def bind(schedule: Schedule) -> Kernel:
 
     Calls with heads that read lists run by `list_schedule` where the schedule's tiles are not those of lists.
     """
-    orders, counters, route, far_fields = HeadOrders(), Counters(), Router(), FarFieldPrefill()
+    orders, splits = HeadOrders(), Splits()
+    counters, route, far_fields = Counters(), Router(), FarFieldPrefill()
     rows, keys, stages = (schedule[name] for name in ("rows", "keys", "stages"))
     serves_lists = reads_lists(schedule)
     switches = tuple(bool(schedule[name]) for name in ("turns", "hold_q", "share"))
@@ -129,7 +131,7 @@ def bind(schedule: Schedule) -> Kernel:
         block_index: torch.Tensor | None = None,
         far: FarFields | None = None,
     ) -> torch.Tensor:
-        split = far_fields.split(head_params, far, q, causal)
+        split = splits.of(head_params, far, q, causal)
         order = orders.known(head_params) if split is None else split.near
         room = None if block_index is None else block_index.shape[-1:]
         facts = (q_offset, scale, causal, room, facts_of(q, k, v, key_mask))
@@ -165,7 +167,7 @@ def bind(schedule: Schedule) -> Kernel:
             others = (order.table, valid, mask, count, index, counters.of(q, 2))
             launch(call, (q, k, v, out), (), others)
         if split is not None:
-            far_fields(out, q, k, v, valid, mask, split, q_offset, scale)
+            far_fields(call, out, q, k, v, valid, mask, split, q_offset, scale)
         return out
 
     def prepare(

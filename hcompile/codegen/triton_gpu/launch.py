@@ -27,7 +27,7 @@ _TRIED = ("3.6.", "3.9.")
 """Versions of Triton whose `CompiledKernel.run` takes what is passed here; others launch by `kernel[grid](...)`."""
 _INT32 = 31
 """Bits of an int32 without its sign: an integer that needs more is an int64 to the compiler."""
-_MOST_CALLS = 1024
+MOST_CALLS = 1024
 """Calls that are kept ready, some megabyte; then they are forgotten, and prepared again as they come."""
 
 
@@ -108,7 +108,7 @@ class Launcher:
         key = (index, first.dtype, constants, assumptions(sizes, strides))
         numbers = (*sizes, *([] if scale is None else [scale]), *strides, *constants)
         call = Call(index, grid, numbers, key, described, workspace, self._codes.get(key))
-        if len(self._ready) >= _MOST_CALLS:
+        if len(self._ready) >= MOST_CALLS:
             self._ready.clear()
         self._ready[facts] = call
         return call

@@ -6,6 +6,7 @@ import torch
 
 from hcompile.codegen.triton_gpu.ahead import Source, types_of
 from hcompile.codegen.triton_gpu.far_field import FarFieldPrefill
+from hcompile.codegen.triton_gpu.far_heads import Splits
 from hcompile.codegen.triton_gpu.heads import HeadOrder, HeadOrders, refuse_routed
 from hcompile.codegen.triton_gpu.inputs import (
     LOG2_E,
@@ -52,7 +53,7 @@ def source(
 
 def bind(schedule: Schedule) -> Kernel:
     """Return the kernel of a schedule."""
-    orders, far_fields = HeadOrders(), FarFieldPrefill()
+    orders, splits, far_fields = HeadOrders(), Splits(), FarFieldPrefill()
     rows, keys = schedule["rows"], schedule["keys"]
     launch = Launcher(prefill, num_warps=schedule["warps"], num_stages=schedule["stages"])
 
@@ -70,7 +71,7 @@ def bind(schedule: Schedule) -> Kernel:
         far: FarFields | None = None,
     ) -> torch.Tensor:
         refuse_lists(block_count)
-        split = far_fields.split(head_params, far, q, causal)
+        split = splits.of(head_params, far, q, causal)
         order = orders.known(head_params) if split is None else split.near
         facts = (q_offset, scale, causal, facts_of(q, k, v, key_mask))
         call = launch.ready((order, facts))
@@ -91,7 +92,7 @@ def bind(schedule: Schedule) -> Kernel:
         if call.grid[0]:
             launch(call, (), (q, k, v, out, out, out, out), (order.table, order.table, valid, mask))
         if split is not None:
-            far_fields(out, q, k, v, valid, mask, split, q_offset, scale)
+            far_fields(call, out, q, k, v, valid, mask, split, q_offset, scale)
         return out
 
     def prepare(

@@ -44,7 +44,7 @@ def split(capability: int) -> tuple[Source, int]:
 
 def far(dtype: str, head_dim: int, capability: int) -> dict[str, tuple[Source, int]]:
     sources = far_field.sources(dtype, head_dim, group=4, masked=True)
-    return {f"{each.kernel.__name__} sm_{capability}": (each, capability) for each in sources}
+    return {f"far {each.kernel.__name__} sm_{capability}": (each, capability) for each in sources}
 
 
 def routing(dtype: str, head_dim: int, masked: bool, kv_len: int) -> dict[str, tuple[Source, int]]:

@@ -54,7 +54,7 @@ def test_the_hopper_kernel_multiplies_by_warpgroups_and_keeps_its_tiles_in_regis
     assert answers[name]["stack_bytes"] < 128
 
 
-@pytest.mark.parametrize("kernel", ["chunk_sums", "add_up", "far"])
+@pytest.mark.parametrize("kernel", ["far chunk_sums", "far add_up", "far prefill"])
 def test_far_fields_fit_gpus_with_little_shared_memory_and_spill_little(
     answers: dict[str, Any], kernel: str
 ) -> None:

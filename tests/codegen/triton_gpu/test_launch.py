@@ -16,6 +16,7 @@ from triton.backends.compiler import BaseBackend
 
 from hcompile.codegen.triton_gpu import decode, descriptors, launch, prefill
 from hcompile.codegen.triton_gpu.kernels.decode import decode as decode_kernel
+from hcompile.codegen.triton_gpu.kernels.far_field import chunk_sums as sums_kernel
 from hcompile.codegen.triton_gpu.kernels.hopper_prefill import hopper_prefill as hopper_kernel
 from hcompile.codegen.triton_gpu.kernels.prefill import prefill as prefill_kernel
 from hcompile.codegen.triton_gpu.kernels.route import block_shares as shares_kernel
@@ -30,7 +31,11 @@ FIXED = 9
 STRIDES = {f"{tensor}_{axis}" for tensor in "qkvo" for axis in ("batch", "head", "row")}
 ROWS = {"q_ptr", "k_ptr", "v_ptr", "o_ptr"}
 SPECIALISED = {
-    "prefill": (prefill_kernel, ROWS | STRIDES),
+    "prefill": (prefill_kernel, ROWS | STRIDES | {"sums", "features", "maps"}),
+    "sums": (
+        sums_kernel,
+        {"sums", "features", "maps", *(name for name in ROWS | STRIDES if name[0] in "kv")},
+    ),
     "decode": (decode_kernel, ROWS | STRIDES | {"partial"}),
     "shares": (shares_kernel, {"q_ptr", "k_ptr", *(name for name in STRIDES if name[0] in "qk")}),
     "choice": (choice_kernel, set()),
