@@ -20,8 +20,9 @@ demo: $(INSTALLED)
 	$(BIN)/hcompile optimize $(EXAMPLE) --budget kl=0.003 --calib stdlib --lengths 1024,4096 -o $(COMPILED)
 	$(BIN)/hcompile bench $(COMPILED) --lengths 512,1024,4096
 
+# One thread each: two processes whose threads wait for each other in turns take as long as one.
 test: lint
-	$(BIN)/pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check
