@@ -4,7 +4,7 @@
 
 The node has the shape of llama-code's: six query heads, two KV heads of 64. Its heads see a window of 64 and 16 sinks;
 with a far field they see the rest too. All calls run in turn. The ideal beside them copies as many bytes as far fields
-have to move: queries and outputs once, keys and values once a head, and the outputs back.
+have to move on a CPU: queries and outputs once, keys and values once a head, and the outputs back.
 """
 
 from __future__ import annotations

@@ -22,9 +22,9 @@ from hcompile.tuning.timing import Rounds, kernel_clock, time_calls
 from hcompile.workload import Workload, bucket
 
 _ROUNDS = Rounds(least=5, most=20, enough_s=0.5)
-_NARROW, _WIDE_SHARE, _SINKS = 32, 16, 16
-"""The windows whose far fields are timed, in tokens and as a part of the length: with wider ones the near keys take so
-much longer than what is far that the difference drowns. The sinks beside them."""
+_NARROW, _WIDE_SHARE, _SINKS = 32, 4, 16
+"""The windows whose far fields are timed, in tokens and as a part of the length, and the sinks beside them. With a wide
+one near keys take so much longer than what is far that the difference is rough, and matters little."""
 
 
 class _Line(NamedTuple):
@@ -52,37 +52,44 @@ class FarTimes:
         where the head has none.
 
         A kernel may read what is far of such a head apart, or all of it by other tiles: with a wider window it takes
-        less, or more.
+        less, or more; from the widest window that was timed on, as much as with that.
         """
         if not pattern.has_far_field:
             return 0.0
         length = bucket(length)
         sizes = (site.q_heads, site.kv_heads, site.head_dim, length)
         if sizes not in self._known:
-            key = {"backend": self._backend.name, "dtype": self._dtype, "sizes": list(sizes)}
-            kept = self._memory.recall("pipeline.far_times", key)
-            if kept is None:
-                kept = {
-                    f"{name}_us": self._time_us(site, window, length)
-                    for name, window in (("narrow", _NARROW), ("wide", _wide(length)))
-                }
-                self._memory.keep("pipeline.far_times", key, kept)
-            self._known[sizes] = _Line(float(kept["narrow_us"]), float(kept["wide_us"]))
-        line, window = self._known[sizes], pattern.params()[0]
-        slope = (line.wide_us - line.narrow_us) / (_wide(length) - _NARROW)
-        return max(0.0, line.narrow_us + slope * (window - _NARROW))
+            self._known[sizes] = _Line(*(self._kept_us(site, window, length) for window in _windows(length)))
+        line, window = self._known[sizes], min(pattern.params()[0], _windows(length)[1])
+        narrow, wide = _windows(length)
+        slope = (line.wide_us - line.narrow_us) / (wide - narrow)
+        return max(0.0, line.narrow_us + slope * (window - narrow))
 
-    def _time_us(self, site: Site, window: int, length: int) -> float:
-        backend, dtype = self._backend, getattr(torch, self._dtype)
-        device = backend.torch_device()
+    def _kept_us(self, site: Site, window: int, length: int) -> float:
         heads = [Linear(window, _SINKS)] * site.q_heads
         schedule = self._schedule_of(site, node_workload(heads, site, length, dtype=self._dtype))
+        key = {
+            "backend": self._backend.name,
+            "dtype": self._dtype,
+            "sizes": [site.q_heads, site.kv_heads, site.head_dim, length],
+            "head": heads[0].to_json(),
+            "schedule": schedule.to_json(),
+        }
+        kept = self._memory.recall("pipeline.far_times", key)
+        if kept is None:
+            kept = {"latency_us": self._time_us(site, heads[0], length, schedule)}
+            self._memory.keep("pipeline.far_times", key, kept)
+        return float(kept["latency_us"])
+
+    def _time_us(self, site: Site, head: Linear, length: int, schedule: Schedule) -> float:
+        backend, dtype = self._backend, getattr(torch, self._dtype)
+        device = backend.torch_device()
         built = backend.build(schedule, self._dtype, site.head_dim, group=site.group, causal=True)
         q, k, v = (
             torch.randn(1, length, count, site.head_dim, device=device).to(dtype).transpose(1, 2)
             for count in (site.q_heads, site.kv_heads, site.kv_heads)
         )
-        params = torch.tensor([heads[0].params()] * site.q_heads, dtype=torch.int32, device=device)
+        params = torch.tensor([head.params()] * site.q_heads, dtype=torch.int32, device=device)
         maps = torch.randn(site.q_heads, 2, FEATURES, site.head_dim + 1, device=device)
         far = FarFields(maps, torch.ones(site.q_heads, dtype=torch.bool, device=device))
         near = partial(backend.load(built), q, k, v, None, params, 0, site.scale, True)
@@ -92,5 +99,5 @@ class FarTimes:
         return float(median(extra_us)) / site.q_heads
 
 
-def _wide(length: int) -> int:
-    return max(2 * _NARROW, length // _WIDE_SHARE)
+def _windows(length: int) -> tuple[int, int]:
+    return _NARROW, max(2 * _NARROW, length // _WIDE_SHARE)

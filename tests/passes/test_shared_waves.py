@@ -53,10 +53,32 @@ def test_a_rotary_embedding_is_computed_once_for_all_layers(tiny_program: Progra
     assert len(waves) == 2
 
 
-def test_the_compiled_graph_is_as_right_as_without(tiny_program: Program, monkeypatch: object) -> None:
+def test_a_compiled_graph_computes_what_the_graph_does(tiny_program: Program) -> None:
     ids = torch.randint(0, 64, (2, 33))
     inputs = [ids if spec.name == "input_ids" else torch.ones_like(ids) for spec in tiny_program.inputs]
     dense = lower_dense(tiny_program)
     (found,) = CompiledGraph(dense)(*inputs)
     (wanted,) = dense.graph(*inputs)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+class Parts(nn.Module):
+    """Waves whose readers are parts of one split, or made larger first, or a wave's wave."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        first, second = torch.cos(x).split([3, 4], 1)
+        wide = torch.sin(x).unsqueeze(1).expand(-1, 6, -1)
+        again = torch.sin(torch.cos(x + 1))
+        return first * 2, second * 3, wide * 2, wide * 3, again * 2, again * 3
+
+
+def test_parts_are_left_a_wave_is_kept_before_it_is_made_larger_and_only_once() -> None:
+    x = torch.randn(5, 7)
+    graph = kept_waves(Parts(), x)
+    found = graph.graph.find_nodes(op="call_function", target=kept)
+    assert [node.args[0].target for node in found] == [
+        torch.ops.aten.unsqueeze.default,
+        torch.ops.aten.sin.default,
+    ]
+    for given, wanted in zip(graph(x), Parts()(x), strict=True):
+        torch.testing.assert_close(given, wanted, rtol=0, atol=0)

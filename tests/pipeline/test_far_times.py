@@ -11,6 +11,7 @@ from hcompile.codegen import get_backend
 from hcompile.patterns import Linear, Local
 from hcompile.pipeline.far_times import FarTimes
 from hcompile.pipeline.memory import StoredMemory
+from hcompile.policy.memory import Forgetful
 from hcompile.site import Site
 from hcompile.tuning_db.store import open_db
 from tests.policy.tiny_programs import tiny_text
@@ -28,13 +29,19 @@ def test_a_second_run_finds_the_same_times(tmp_path: Path, monkeypatch: pytest.M
             found = FarTimes(backend, "float32", memory, lambda site, workload: schedule)
             return [
                 found.head_us(SITE, pattern, 4000)
-                for pattern in (Linear(32, 4), Linear(256, 4), Linear(144, 4), Local(8))
+                for pattern in (Linear(32, 4), Linear(1024, 4), Linear(528, 4), Linear(2048, 4), Local(8))
             ]
 
-    first = times({})
-    assert first[0] > 0 and first[3] == 0.0
-    assert first[2] == pytest.approx(max(0.0, sum(first[:2]) / 2))
-    timed = {32: 3.0, 256: 1.0}
-    monkeypatch.setattr(FarTimes, "_time_us", lambda self, site, window, length: timed[window])
-    assert times({}) == first
-    assert times({"device": "another"}) == [3.0, 1.0, 2.0, 0.0]
+    timed = {32: 3.0, 1024: 1.0}
+    monkeypatch.setattr(FarTimes, "_time_us", lambda self, site, head, length, schedule: timed[head.window])
+    assert times({}) == [3.0, 1.0, 2.0, 1.0, 0.0]
+    timed[32] = 5.0
+    assert times({}) == [3.0, 1.0, 2.0, 1.0, 0.0]
+    assert times({"device": "another"}) == [5.0, 1.0, 3.0, 1.0, 0.0]
+
+
+def test_a_far_field_takes_time() -> None:
+    backend = get_backend("tvm_cpu")
+    schedule = backend.safe_schedule("float32", SITE.head_dim)
+    found = FarTimes(backend, "float32", Forgetful(), lambda site, workload: schedule)
+    assert found.head_us(SITE, Linear(32, 4), 4000) > 0

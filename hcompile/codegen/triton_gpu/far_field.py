@@ -130,7 +130,7 @@ class FarFieldPrefill:
 
         Args:
             near: the call of the other heads: calls that share it share these launches too.
-            q, k, v, q_offset, scale: of the operator, checked, with dense rows; there are queries and keys.
+            q, k, v, q_offset, scale: of the operator, checked, with dense rows; there are queries.
             valid, mask: of `inputs.masked`.
         """
         calls = self._ready.get(near)

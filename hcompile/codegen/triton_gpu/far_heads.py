@@ -10,6 +10,7 @@ import torch
 from hcompile.codegen.known import version_of
 from hcompile.codegen.triton_gpu.heads import HeadOrder, order_of, read
 from hcompile.codegen.triton_gpu.inputs import check_params
+from hcompile.errors import KernelError
 from hcompile.far_field import FarFields, check_far_fields
 from hcompile.patterns.linear import FEATURES
 
@@ -93,14 +94,18 @@ class Splits:
 
 
 def _find(head_params: torch.Tensor, far: FarFields, q: torch.Tensor) -> _Found:
-    """Raises: KernelError while a CUDA graph is being captured."""
+    """Raises: KernelError while a CUDA graph is being captured, or where a head reads lists beside a far field."""
     flags = [flag for (flag,) in read(far.heads[:, None])]
     split = None
     if any(flags):
         rows = list(enumerate(read(head_params)))
         near, of_far = ([row for row in rows if bool(flags[row[0]]) is wanted] for wanted in (False, True))
-        device = head_params.device
-        split = Split(order_of(near, device), order_of(of_far, device), *_in_two(far.maps, q.dtype))
+        order = order_of(of_far, head_params.device)
+        if order.list_heads:
+            raise KernelError(f"attention: {order.list_heads} heads are routed and have far fields: give one")
+        split = Split(order_of(near, head_params.device), order, *_in_two(far.maps, q.dtype))
+        if q.is_cuda:
+            torch.cuda.current_stream(q.device).synchronize()  # Other streams read the maps.
     tensors = ref(head_params), ref(far.maps), ref(far.heads)
     return _Found(tensors, _versions(head_params, far), _sizes(q), split)
 

@@ -44,7 +44,7 @@ def split(capability: int) -> tuple[Source, int]:
 
 def far(dtype: str, head_dim: int, capability: int) -> dict[str, tuple[Source, int]]:
     sources = far_field.sources(dtype, head_dim, group=4, masked=True)
-    return {f"far {each.kernel.__name__} sm_{capability}": (each, capability) for each in sources}
+    return {f"far {each.kernel.__name__} {dtype} {head_dim}": (each, capability) for each in sources}
 
 
 def routing(dtype: str, head_dim: int, masked: bool, kv_len: int) -> dict[str, tuple[Source, int]]:
@@ -67,7 +67,9 @@ def sources() -> dict[str, tuple[Source, int]]:
         "hopper heads of 64": hopper(schedule("hopper_prefill", 64), 64, "float16", masked=True),
         "hopper heads of 256": hopper(schedule("hopper_prefill", 256), 256),
         "hopper lists": hopper(schedule("hopper_prefill", 96, keys=64), 96, lists=True),
+        **far("float16", 64, 86),
         **far("bfloat16", 128, 86),
+        **far("bfloat16", 256, 86),
         "hopper largest": hopper(largest()),
         "hopper too large": hopper(schedule("hopper_prefill", stages=4)),
         **routing("bfloat16", 128, False, 65536),

@@ -6,8 +6,10 @@ import torch
 
 from hcompile.far_field import FarFields
 from hcompile.patterns.linear import FEATURES
+from tests.codegen.far_cases import far_call
 from tests.codegen.triton_gpu.paged import Paged
-from tests.codegen.triton_gpu.test_on_gpu import call, kernels
+from tests.codegen.triton_gpu.test_far_on_gpu import CASES, DTYPES
+from tests.codegen.triton_gpu.test_on_gpu import call, default_kernels, kernels
 
 
 def main() -> None:
@@ -22,6 +24,13 @@ def main() -> None:
             kernel(q, k, v, given, params, offset, 0.09, True)
             kernel(q, k, v, given, params, offset, 0.09, True, far=far)
         torch.cuda.synchronize()
+    for case in CASES.values():
+        for dtype in DTYPES:
+            far_case = far_call(**case, dtype=dtype).on("cuda")
+            for name, kernel in default_kernels(far_case.call.q.shape[3]).items():
+                if name != "decode":
+                    far_case.run(kernel)
+    torch.cuda.synchronize()
     paged = Paged.random(0, 333, torch.bfloat16, head_dim=128, masked=True)
     paged.run(made["decode"], paged.arguments("cuda"))
     torch.cuda.synchronize()

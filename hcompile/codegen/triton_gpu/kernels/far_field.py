@@ -80,8 +80,8 @@ def chunk_sums(
     GROUP: tl.constexpr, HAS_VALID: tl.constexpr,
     KEYS: tl.constexpr, HEAD: tl.constexpr, BLOCK_HEAD: tl.constexpr,
 ):  # fmt: skip
-    """Write the features of a chunk's keys, zeros for those that are far from nothing, and their sums: over the keys,
-    of features, and of features times values.
+    """Write the features of a chunk's keys, zeros for sinks and those that are not there, and their sums: over the
+    keys, of features, and of features times values.
 
     Args:
         sums: float32 `[R, B, chunks, FEATURES * (HEAD + 1)]`, a chunk as `[FEATURES, HEAD]` and then `[FEATURES]`.

@@ -87,7 +87,7 @@ def block_shares(
     Args:
         q_ptr, k_ptr, valid, key_mask, q_offset: as in `hcompile.operator`.
         shares: float32 `[B, list_heads, 2 * tiles, key_blocks]`; what no query of a tile sees may stay as it is.
-        heads: int32 `[Hq, 4]` of `heads.HeadOrder`, whose heads from `first_place` on are routed.
+        heads: int32 `[R, 4]` of `heads.HeadOrder`, whose heads from `first_place` on are routed.
         scale: of the scores, times log2(e).
     """
     index = tl.program_id(0)
