@@ -132,7 +132,7 @@ def _on_tokens(model: Logits, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     "--length", type=click.IntRange(min=256), default=8192, show_default=True, help="Bytes of a document."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the planted pairs.")
-@click.option("--output", type=click.Path(path_type=Path), help="Write the JSON there too.")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the JSON there too.")
 def main(model: Path, plan: Path | None, documents: int, length: int, seed: int, output: Path | None) -> None:
     """Measure the quality of MODEL, an artifact or a model folder, and print it as JSON."""
     program, lowered = open_model(model, plan)
@@ -153,9 +153,9 @@ def main(model: Path, plan: Path | None, documents: int, length: int, seed: int,
         "planted": planted(dense, hybrid, files, length, seed),
     }
     text = json.dumps(report, indent=1)
+    click.echo(text)
     if output is not None:
         output.write_text(text + "\n")
-    click.echo(text)
 
 
 if __name__ == "__main__":
