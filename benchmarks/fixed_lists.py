@@ -87,13 +87,13 @@ def held_by_head(model: Path, length: int, documents: int) -> dict[tuple[int, in
         for head in range(q.shape[1]):
             held, rows = torch.zeros(length // BLOCK, length // BLOCK), []
             for start in range(0, length, ROWS):
-                end = min(start + ROWS, length)
+                end = start + ROWS
                 hidden = torch.arange(end) > torch.arange(start, end)[:, None]
                 scores = q[0, head, start:end] @ k[0, head // group, :end].T * scaling
                 weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)
                 rows.append(weights @ v[0, head // group, :end])
                 held[start // BLOCK : end // BLOCK, : end // BLOCK] = (
-                    weights.view((end - start) // BLOCK, BLOCK, end // BLOCK, BLOCK).sum((1, 3)) / BLOCK
+                    weights.view(ROWS // BLOCK, BLOCK, end // BLOCK, BLOCK).sum((1, 3)) / BLOCK
                 )
             found.setdefault((module.layer_idx, head), []).append(held)
             heads.append(torch.cat(rows))

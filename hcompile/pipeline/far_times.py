@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from statistics import median
-from typing import NamedTuple
 
 import torch
 
@@ -27,13 +26,6 @@ _NARROW, _WIDE_SHARE, _SINKS = 32, 4, 16
 one near keys take so much longer than what is far that the difference is rough, and matters little."""
 
 
-class _Line(NamedTuple):
-    """What a head's far field takes in microseconds, with two windows."""
-
-    narrow_us: float
-    wide_us: float
-
-
 class FarTimes:
     """Times on random inputs: of a node whose heads all have a far field, less what it takes without."""
 
@@ -45,7 +37,7 @@ class FarTimes:
         self._dtype = dtype
         self._memory = memory
         self._schedule_of = schedule_of
-        self._known: dict[tuple[int, ...], _Line] = {}
+        self._known: dict[tuple[int, ...], tuple[float, float]] = {}
 
     def head_us(self, site: Site, pattern: Pattern, length: int) -> float:
         """Return what the far field of one head takes at `length` tokens (rounded up to a bucket) in microseconds; 0
@@ -57,13 +49,13 @@ class FarTimes:
         if not pattern.has_far_field:
             return 0.0
         length = bucket(length)
+        narrow, wide = _NARROW, max(2 * _NARROW, length // _WIDE_SHARE)
         sizes = (site.q_heads, site.kv_heads, site.head_dim, length)
         if sizes not in self._known:
-            self._known[sizes] = _Line(*(self._kept_us(site, window, length) for window in _windows(length)))
-        line, window = self._known[sizes], min(pattern.params()[0], _windows(length)[1])
-        narrow, wide = _windows(length)
-        slope = (line.wide_us - line.narrow_us) / (wide - narrow)
-        return max(0.0, line.narrow_us + slope * (window - narrow))
+            self._known[sizes] = self._kept_us(site, narrow, length), self._kept_us(site, wide, length)
+        narrow_us, wide_us = self._known[sizes]
+        share = (min(pattern.params()[0], wide) - narrow) / (wide - narrow)
+        return max(0.0, narrow_us + share * (wide_us - narrow_us))
 
     def _kept_us(self, site: Site, window: int, length: int) -> float:
         heads = [Linear(window, _SINKS)] * site.q_heads
@@ -97,7 +89,3 @@ class FarTimes:
             timed = time_calls([partial(near, far=far), near], _ROUNDS, kernel_clock(device.type)).times_us
         extra_us = [both - own for both, own in zip(*timed, strict=True)]
         return float(median(extra_us)) / site.q_heads
-
-
-def _windows(length: int) -> tuple[int, int]:
-    return _NARROW, max(2 * _NARROW, length // _WIDE_SHARE)

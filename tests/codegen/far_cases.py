@@ -103,9 +103,12 @@ def assert_right(
     )
     exponents = psi + 2 * phi.amax(2, keepdim=True)
     weight = (
-        (head_dim + 9) * unit * (near + exponents) + (maps_unit or unit) * 2 * exponents + 16e-7 + rounding
+        (head_dim + 9) * unit * (near + exponents)
+        + (maps_unit or unit) * 2 * exponents
+        + 16e-7
+        + rounding
+        + 2 * features_unit
     )
-    weight = weight + 2 * features_unit
     tolerance = (
         2 * (weight + k.shape[2] * unit) * mean + (rounding + 2 * unit) * wanted.abs() + rounding * mean
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 from torch.fx import GraphModule
 
 from hcompile.passes.lower import lower_dense
@@ -20,9 +21,8 @@ class Waves(nn.Module):
         return sine * x, (sine + x) * torch.cos(x)
 
 
-def kept_waves(module: nn.Module, *examples: Tensor, **dynamic: object) -> GraphModule:
-    exported = torch.export.export(module, examples, **dynamic)  # type: ignore[arg-type]
-    graph = exported.module()
+def kept_waves(module: nn.Module, x: Tensor, dynamic: dict[int, Dim] | None = None) -> GraphModule:
+    graph = torch.export.export(module, (x,), dynamic_shapes={"x": dynamic}).module()
     assert isinstance(graph, GraphModule)
     keep_shared_waves(graph.graph)
     graph.recompile()
@@ -31,7 +31,7 @@ def kept_waves(module: nn.Module, *examples: Tensor, **dynamic: object) -> Graph
 
 def test_what_several_nodes_read_is_kept_once_and_nothing_changes() -> None:
     x = torch.randn(5, 7)
-    graph = kept_waves(Waves(), x, dynamic_shapes={"x": {0: torch.export.Dim("rows", min=2)}})
+    graph = kept_waves(Waves(), x, {0: Dim("rows", min=2)})
     (node,) = graph.graph.find_nodes(op="call_function", target=kept)
     assert node.args[0].target is torch.ops.aten.view.default and len(node.users) == 2
     for given in (x, torch.randn(3, 7)):

@@ -9,7 +9,7 @@ import torch
 from hcompile.codegen.triton_gpu.ahead import Source, types_of
 from hcompile.codegen.triton_gpu.far_heads import Split
 from hcompile.codegen.triton_gpu.heads import HeadOrder
-from hcompile.codegen.triton_gpu.inputs import LOG2_E, facts_of
+from hcompile.codegen.triton_gpu.inputs import LOG2_E
 from hcompile.codegen.triton_gpu.kernels.far_field import CHUNK, add_up, chunk_sums
 from hcompile.codegen.triton_gpu.kernels.prefill import prefill
 from hcompile.codegen.triton_gpu.launch import MOST_CALLS, Call, Launcher
@@ -135,7 +135,7 @@ class FarFieldPrefill:
         """
         calls = self._ready.get(near)
         if calls is None:
-            calls = self._prepare(out, q, k, v, mask.dtype == torch.bool, split.far, q_offset, scale)
+            calls = self._prepare(near, out, q, k, v, mask.dtype == torch.bool, split.far, q_offset, scale)
             if len(self._ready) >= MOST_CALLS:
                 self._ready.clear()
             self._ready[near] = calls
@@ -149,6 +149,7 @@ class FarFieldPrefill:
 
     def _prepare(
         self,
+        near: Call,
         out: torch.Tensor,
         q: torch.Tensor,
         k: torch.Tensor,
@@ -161,12 +162,11 @@ class FarFieldPrefill:
         (batch, q_heads, q_len, head_dim), (_, kv_heads, kv_len, _) = q.shape, k.shape
         before, chunks = _chunks(heads, q, q_offset)
         pairs, query_tiles, width = len(heads.windows) * batch, -(-q_len // ROWS), FEATURES * (head_dim + 1)
-        facts = heads, q_offset, scale, out.stride(), facts_of(q, k, v, None), masked_keys
         chosen = tiles(head_dim)
         group, head = q_heads // kv_heads, padded_head(head_dim)
         launch = self._launcher(chosen)
         attend = launch.prepare(
-            facts,
+            near,
             q,
             (pairs * query_tiles, 1),
             sizes=(batch, heads.long_heads(kv_len), q_len, kv_len, q_offset, query_tiles, chunks, before),
@@ -177,7 +177,7 @@ class FarFieldPrefill:
         sums = None
         if chunks:
             add = self._sum.prepare(
-                facts,
+                near,
                 q,
                 (pairs * chunks, 1),
                 sizes=(batch, chunks, before, kv_len, q_offset),
@@ -186,7 +186,7 @@ class FarFieldPrefill:
                 constants=(group, masked_keys, chosen.keys, head_dim, head),
             )
             scan = self._scan.prepare(
-                facts,
+                near,
                 q,
                 (pairs * width // COLUMNS, 1),
                 sizes=(chunks,),
