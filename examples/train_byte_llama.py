@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from examples.corpus import folder, permissive_packages
 from examples.evaluate import evaluate, load
@@ -42,7 +42,7 @@ class Shape:
     head_dim: int = 64
     max_position_embeddings: int = 16384
 
-    def build(self) -> LlamaForCausalLM:
+    def build(self) -> PreTrainedModel:
         config = LlamaConfig(
             vocab_size=256,
             bos_token_id=None,  # ids are bytes, none of them special
@@ -119,7 +119,7 @@ class Batches(Dataset[Tensor]):
         return plant(text, distances, length, rng).data
 
 
-def _optimizer(model: LlamaForCausalLM, recipe: Recipe) -> torch.optim.AdamW:
+def _optimizer(model: PreTrainedModel, recipe: Recipe) -> torch.optim.AdamW:
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     gains = [p for p in model.parameters() if p.ndim < 2]
     groups: list[dict[str, Any]] = [{"params": matrices}, {"params": gains, "weight_decay": 0.0}]
@@ -130,8 +130,8 @@ def _optimizer(model: LlamaForCausalLM, recipe: Recipe) -> torch.optim.AdamW:
 
 
 def train(
-    corpus: bytes, recipe: Recipe, device: torch.device, on_stage: Callable[[LlamaForCausalLM], None]
-) -> tuple[LlamaForCausalLM, list[dict[str, float]]]:
+    corpus: bytes, recipe: Recipe, device: torch.device, on_stage: Callable[[PreTrainedModel], None]
+) -> tuple[PreTrainedModel, list[dict[str, float]]]:
     """The trained model and its log; `on_stage` gets the model each time the sequences are about to grow.
 
     Raises: ValueError if the corpus is shorter than a sequence.
@@ -175,11 +175,11 @@ def train(
     return model, log
 
 
-def save(model: LlamaForCausalLM, out: Path, report: dict[str, Any]) -> None:
+def save(model: PreTrainedModel, out: Path, report: dict[str, Any]) -> None:
     """Config, report and weights, in bfloat16, into `out`."""
     weights = {name: weight.bfloat16() for name, weight in model.model.state_dict(prefix="model.").items()}
-    config = LlamaConfig(
-        **{**model.config.to_dict(), "dtype": "bfloat16", "architectures": ["LlamaForCausalLM"]}
+    config = type(model.config)(
+        **{**model.config.to_dict(), "dtype": "bfloat16", "architectures": [type(model).__name__]}
     )
     out.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(out)

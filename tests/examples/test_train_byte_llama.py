@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, PreTrainedModel
 
 from examples.corpus import standard_library
 from examples.train_byte_llama import Batches, Recipe, Shape, save, train
@@ -29,7 +29,7 @@ def text() -> bytes:
 
 
 def test_two_steps_train_a_model_that_loads_again(text: bytes, tmp_path: Path) -> None:
-    stages: list[LlamaForCausalLM] = []
+    stages: list[PreTrainedModel] = []
     model, log = train(text, TINY, torch.device("cpu"), stages.append)
     save(model, tmp_path, {"log": log})
 
