@@ -72,6 +72,11 @@ if TYPE_CHECKING:
     help="Longer documents to measure what was certified on; the certificate says whether it covers them.",
 )
 @click.option(
+    "--widen",
+    is_flag=True,
+    help="Let windows widen with the length, so far as the budgets hold at the shorter --lengths too.",
+)
+@click.option(
     "--documents",
     type=Integers(least=1),
     metavar="P,R,C",

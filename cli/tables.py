@@ -46,11 +46,12 @@ def refit_line(refit: Mapping[str, Any]) -> str:
 
 
 def print_certificate(certificate: Certificate) -> None:
-    """Print what a certificate claims, what it says of longer documents, and up to which length it speaks."""
+    """Print what a certificate claims, what it says of other lengths, and up to which length it speaks."""
     print_measured(certificate)
-    for step in certificate.beyond:
-        for claim in step.claims:
-            click.echo(f"beyond, {step.documents} documents of {step.length} tokens: {_claim(claim)}")
+    for name, steps in (("shorter", certificate.shorter), ("beyond", certificate.beyond)):
+        for step in steps:
+            for claim in step.claims:
+                click.echo(f"{name}, {step.documents} documents of {step.length} tokens: {_claim(claim)}")
     click.echo(f"the certificate {certificate.coverage}")
 
 

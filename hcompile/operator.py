@@ -1,7 +1,7 @@
 """The attention operator of the house, `torch.ops.hcompile.attention`, for prefill and decode, CPU and GPU.
 
     attention(q, k, v, key_mask, head_params, block_count, block_index, q_offset, scale, causal, binding, maps,
-              far_heads) -> out
+              far_heads, widening) -> out
 
     q            [B, Hq, Sq, D], any strides with D contiguous (memory is mostly [B, S, H, D])
     k, v         [B, Hkv, Sk, D], Hkv divides Hq; query head h reads KV head h // (Hq // Hkv)
@@ -14,6 +14,7 @@
     binding      key into the table of bound kernels; "" computes the reference
     maps         [Hq, 2, F, D + 1] and bool [Hq], for the heads that see what is outside their window through learned
     far_heads    features, see `hcompile.far_field`; None for both where there are none
+    widening     int32 [Hq], what windows gain with the number of keys, see `hcompile.widening`; None for nothing
     out          [B, Hq, Sq, D] in the dtype of q, memory [B, Sq, Hq, D]
 
 What a query sees is defined in `hcompile.patterns.base`. A node's kernel is bound once, when a module is lowered;
@@ -35,11 +36,12 @@ from hcompile.far_field import FarFields
 from hcompile.patterns.blocks import LIST_QUERIES
 from hcompile.reference import attention_reference
 from hcompile.routing import route
+from hcompile.widening import Widened, widened
 
 SCHEMA = (
     "(Tensor q, Tensor k, Tensor v, Tensor? key_mask, Tensor head_params, Tensor? block_count, "
     "Tensor? block_index, SymInt q_offset, float scale, bool causal, str binding, Tensor? maps=None, "
-    "Tensor? far_heads=None) -> Tensor"
+    "Tensor? far_heads=None, Tensor? widening=None) -> Tensor"
 )
 _GRADIENT_ROWS = 1024
 
@@ -98,6 +100,7 @@ def chosen_by(choose: Callable[[torch.Tensor], Kernel]) -> Kernel:
 
 
 _kernels: dict[str, Kernel] = {"": attention_reference}
+_widened = Widened()
 
 
 def bind(binding: str, kernel: Kernel) -> None:
@@ -119,12 +122,15 @@ def _attention(
     binding: str,
     maps: torch.Tensor | None = None,
     far_heads: torch.Tensor | None = None,
+    widening: torch.Tensor | None = None,
 ) -> torch.Tensor:
     kernel = _kernels.get(binding)
     if kernel is None:
         raise KernelError(
             f"no kernel is bound as {binding!r} in this process: load the artifact with hcompile.load"
         )
+    if widening is not None:
+        head_params = _widened.of(head_params, widening, k.shape[2])
     far = _far_fields(maps, far_heads)
     if block_count is None and far is None:
         return kernel(q, k, v, key_mask, head_params, q_offset, scale, causal)
@@ -149,10 +155,18 @@ def _attention_fake(
     binding: str,
     maps: torch.Tensor | None = None,
     far_heads: torch.Tensor | None = None,
+    widening: torch.Tensor | None = None,
 ) -> torch.Tensor:
     _check_arguments(q, k, v, key_mask, head_params)
     _check_lists(q, block_count, block_index)
     _check_far_fields(q, maps, far_heads, causal)
+    if widening is not None:
+        torch._check(
+            widening.dtype == torch.int32 and widening.shape == (q.shape[1],),
+            lambda: (
+                f"attention: widening is {widening.dtype} {tuple(widening.shape)}, wanted int32 [{q.shape[1]}]"
+            ),
+        )
     return empty_output(q)
 
 
@@ -238,7 +252,10 @@ def _check_far_fields(
 
 
 def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-    *tensors, q_offset, scale, causal, _, maps, far_heads = inputs
+    q, k, v, key_mask, head_params, *lists, q_offset, scale, causal, _, maps, far_heads, widening = inputs
+    if widening is not None:
+        head_params = widened(head_params, widening, k.shape[2])
+    tensors = q, k, v, key_mask, head_params, *lists
     ctx.save_for_backward(*tensors, maps, far_heads)
     ctx.call = (q_offset, scale, causal)
 
@@ -246,7 +263,7 @@ def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> Non
 def _gradient(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     *tensors, maps, far_heads = ctx.saved_tensors
     gradients = torch.ops.hcompile.attention_gradient(grad, *tensors, *ctx.call, maps, far_heads)
-    return *gradients, *(None,) * 10
+    return *gradients, *(None,) * 11
 
 
 def _attention_gradient(

@@ -65,11 +65,33 @@ class Plan:
             own = own_pattern(site).params()
             for head, pattern in enumerate(heads):
                 window, sinks = pattern.params()
-                further = pattern.reads_lists or pattern.has_far_field
+                further = pattern.reads_lists or pattern.has_far_field or pattern.widening > 0
                 if site.window is not None and (window > own[0] or sinks > own[1] or further):
                     raise ValueError(
                         f"plan: head {head} of {name} sees more than the model's own window {site.window}"
                     )
+
+    def at(self, length: int) -> Plan:
+        """Return the plan that this one is in a call of `length` keys: no window of it widens."""
+        return Plan(
+            tuple((name, tuple(pattern.at(length) for pattern in heads)) for name, heads in self.choices)
+        )
+
+    def widened(self, sites: Iterable[Site], length: int, share: float) -> Plan:
+        """Return a plan that is the same at `length` keys, and whose windows are narrower below and wider above, by a
+        share of each (`Pattern.widened`); sites with a window of the model's own stay as they are."""
+        dense = {site.name for site in sites if site.window is None}
+        return Plan(
+            tuple(
+                (name, tuple(each.widened(length, share) if name in dense else each for each in heads))
+                for name, heads in self.choices
+            )
+        )
+
+    @property
+    def widens(self) -> bool:
+        """Whether some window widens with the length of a call."""
+        return any(pattern.widening for _, heads in self.choices for pattern in heads)
 
     def visited_pairs(self, sites: Iterable[Site], length: int) -> int:
         """Count the (query, key) pairs of all heads in one row of `length` tokens."""

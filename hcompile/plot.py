@@ -85,13 +85,13 @@ def visibility(pattern: Pattern, causal: bool, positions: torch.Tensor) -> torch
 def _distinct(plan: Plan, sites: Sequence[Site]) -> list[tuple[Pattern, bool]]:
     """Return each pattern of the plan once, with whether its site is causal, the widest first."""
     seen = {(pattern, site.causal) for site in sites for pattern in plan[site.name]}
-    return sorted(seen, key=lambda entry: (*entry[0].params(), entry[1]), reverse=True)
+    return sorted(seen, key=lambda entry: (*entry[0].params(), entry[0].widening, entry[1]), reverse=True)
 
 
 def _draw_pattern(axes: Axes, pattern: Pattern, causal: bool, length: int) -> None:
     import torch
 
-    seen = visibility(pattern, causal, torch.linspace(0, length - 1, min(length, _PIXELS)).long())
+    seen = visibility(pattern.at(length), causal, torch.linspace(0, length - 1, min(length, _PIXELS)).long())
     dense, visited = (kind.visited_pairs(length, length, causal=causal) for kind in (Dense(), pattern))
     axes.imshow(
         seen.numpy(), cmap="Blues", vmin=0, vmax=1.4, extent=(0, length, length, 0), interpolation="nearest"

@@ -80,6 +80,7 @@ def _check_sites(program: Program) -> None:
             raise ValueError(f"site {site.name} and its node differ: {shown(constants)}")
         _check_params(program, site, call["head_params"])
         _check_far_field(program, site, call["maps"], call["far_heads"])
+        _check_widening(program, site, call["widening"])
 
 
 def _check_params(program: Program, site: Site, node: Any) -> None:
@@ -111,6 +112,19 @@ def _check_far_field(program: Program, site: Site, maps: Any, heads: Any) -> Non
     planned = None if program.plan is None else [each.has_far_field for each in program.plan[site.name]]
     if using.tolist() != planned or not site.causal:
         raise ValueError(f"site {site.name}: its far field is not that of the plan")
+
+
+def _check_widening(program: Program, site: Site, node: Any) -> None:
+    planned = [] if program.plan is None else [pattern.widening for pattern in program.plan[site.name]]
+    if node is None:
+        if any(planned):
+            raise ValueError(f"site {site.name} lacks what the plan's windows gain")
+        return
+    if not isinstance(node, Node) or node.op != "get_attr":
+        raise ValueError(f"site {site.name} has no tensor of what its windows gain")
+    gains = program.tensors[str(node.target)]
+    if gains.dtype != torch.int32 or gains.dim() != 1 or gains.tolist() != planned:
+        raise ValueError(f"site {site.name}: its windows gain something else than the plan's")
 
 
 def _check_refits(program: Program) -> None:

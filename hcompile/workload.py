@@ -109,10 +109,12 @@ class Workload:
     ) -> Workload:
         """Return the workload of a call with one pattern per query head and these exact sizes.
 
+        Its windows do not widen: they are what they are at its length.
+
         Raises:
             ValueError: a size is out of range.
         """
-        heads = tuple(heads)
+        heads = tuple(pattern.at(bucket(kv_len)) for pattern in heads)
         sizes = {"batch": bucket(batch), "q_len": bucket(q_len), "kv_len": bucket(kv_len)}
         shape = {"q_heads": len(heads), "kv_heads": kv_heads, "head_dim": head_dim}
         return cls(op=op, dtype=dtype, causal=causal, heads=histogram(heads), **sizes, **shape)

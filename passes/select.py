@@ -7,6 +7,7 @@ import torch
 from hcompile.errors import UsageError
 from hcompile.passes.far_field import far_heads
 from hcompile.passes.sites import HEAD_PARAMS, tensor_name
+from hcompile.passes.widening import widenings
 from hcompile.plan import Plan
 from hcompile.program import Program
 
@@ -26,11 +27,12 @@ def select(program: Program, plan: Plan) -> Program:
 
 
 def plan_tensors(program: Program, plan: Plan) -> dict[str, torch.Tensor]:
-    """Return what the nodes read of a plan, by tensor name: int32 `[Hq, 2]`, and bool `[Hq]` of far fields."""
+    """Return what the nodes read of a plan, by tensor name: int32 `[Hq, 2]`, and for those that have a place for them
+    bool `[Hq]` of far fields and int32 `[Hq]` of what windows gain."""
     own = {
         tensor_name(node, HEAD_PARAMS): torch.tensor(
             [pattern.params() for pattern in plan[site.name]], dtype=torch.int32, device=program.device
         )
         for site, node in program.attention_nodes()
     }
-    return {**own, **far_heads(program, plan)}
+    return {**own, **far_heads(program, plan), **widenings(program, plan)}

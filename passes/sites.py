@@ -21,13 +21,13 @@ MATCH_META = "hcompile_match"
 """Key of `node.meta` that holds how a raised attention was found."""
 
 # Positions of the operator's arguments that passes read and change.
-Q, K, V, KEY_MASK, HEAD_PARAMS, Q_OFFSET, SCALE, CAUSAL, BINDING, MAPS, FAR_HEADS = (
+Q, K, V, KEY_MASK, HEAD_PARAMS, Q_OFFSET, SCALE, CAUSAL, BINDING, MAPS, FAR_HEADS, WIDENING = (
     0,
     1,
     2,
     3,
     4,
-    *range(7, 13),
+    *range(7, 14),
 )
 
 

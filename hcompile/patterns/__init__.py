@@ -2,6 +2,7 @@
 
 from hcompile.patterns.base import (
     UNBOUNDED,
+    WIDENING_KEYS,
     Pattern,
     default_families,
     families,
@@ -17,6 +18,7 @@ from hcompile.patterns.routed import Routed
 
 __all__ = [
     "UNBOUNDED",
+    "WIDENING_KEYS",
     "Dense",
     "GlobalTokens",
     "Linear",

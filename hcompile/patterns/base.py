@@ -15,6 +15,10 @@ UNBOUNDED = 2**30
 """The window of a dense head as kernels read it: larger than any sequence, small enough for int32 sums."""
 
 
+WIDENING_KEYS = 1024
+"""The keys of a call for which a window that widens gains its `widening`."""
+
+
 class Pattern(ABC):
     """One rule for one query head.
 
@@ -29,7 +33,24 @@ class Pattern(ABC):
 
     @abstractmethod
     def params(self) -> tuple[int, int]:
-        """Return (window, sinks), what kernels read for each head; a window of 0 says that it reads lists of blocks."""
+        """Return (window, sinks), what kernels read for each head; a window of 0 says that it reads lists of blocks.
+
+        Of a window that widens, what it is before it does.
+        """
+
+    @property
+    def widening(self) -> int:
+        """How many keys the window gains with every `WIDENING_KEYS` keys of a call; 0 where it is always the same."""
+        return 0
+
+    def at(self, length: int) -> Pattern:
+        """Return the pattern that this one is in a call of `length` keys, whose window does not widen."""
+        return self
+
+    def widened(self, length: int, share: float) -> Pattern:
+        """Return a pattern whose window is the same at `length` keys, and at others by a share of it proportional to
+        their number; itself where it has no such window."""
+        return self
 
     @property
     def reads_lists(self) -> bool:
@@ -65,7 +86,13 @@ class Pattern(ABC):
         return self
 
     def visible(self, position: torch.Tensor, key: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
-        """Return the visibility of keys (`[..., Sk]`) to query positions (`[..., Sq, 1]`), causality aside."""
+        """Return the visibility of keys (`[..., Sk]`) to query positions (`[..., Sq, 1]`), causality aside.
+
+        Raises:
+            ValueError: the window widens, so that what is visible depends on the length: take `at` first.
+        """
+        if self.widening:
+            raise ValueError(f"{self.label()}: what it sees depends on the length")
         window, sinks = self.params()
         return ((position - key).abs() < window) | (key < start + sinks)
 
@@ -87,6 +114,9 @@ def clipped_sum(first: int, count: int, limit: int) -> int:
     return up_to(first + count - 1) - up_to(first - 1)
 
 
+_PER = f"/{WIDENING_KEYS}"
+"""Ends what a window gains, in a label."""
+
 _PARSERS: dict[str, Callable[[dict[str, Any]], Pattern]] = {}
 _MAKERS: dict[str, Callable[..., Pattern]] = {}
 _MENUS: dict[str, tuple[Pattern, ...]] = {}
@@ -105,7 +135,7 @@ def register_family(
 
     Args:
         parse: turns its JSON form (less "family") into the pattern.
-        make: takes the numbers of its label, as in `local 256+64`.
+        make: takes the numbers of its label, as in `local 256+64` and `local 256+64+32/1024`.
         menu: what a policy may choose from for a head that is dense.
         learned: whether its heads hold numbers that are learnt from calibration text, so that a user must ask for it.
     """
@@ -138,7 +168,10 @@ def pattern_of_label(label: str) -> Pattern:
     """Return the pattern that has a label, such as `local 256+64`. Raises: ValueError when none has."""
     family, _, numbers = label.partition(" ")
     try:
-        return _MAKERS[family](*(int(number) for number in numbers.split("+") if numbers))
+        fixed, named = numbers.split("+") if numbers else [], {}
+        if fixed and fixed[-1].endswith(_PER):
+            named["widening"] = int(fixed.pop().removesuffix(_PER))
+        return _MAKERS[family](*map(int, fixed), **named)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{label!r} is no pattern such as 'dense' or 'local 256+64'") from error
 

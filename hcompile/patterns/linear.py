@@ -6,7 +6,7 @@ who name it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hcompile.patterns.base import Pattern, register_family
@@ -27,6 +27,7 @@ class Linear(Pattern):
 
     window: int
     sinks: int = 0
+    widening: int = field(default=0, kw_only=True)
     family: ClassVar[str] = "linear"
     has_far_field: ClassVar[bool] = True
 
@@ -35,16 +36,23 @@ class Linear(Pattern):
 
     def _near(self) -> Local:
         """Return what is seen exactly."""
-        return Local(self.window, self.sinks)
+        return Local(self.window, self.sinks, widening=self.widening)
 
     def params(self) -> tuple[int, int]:
         return self._near().params()
 
+    def at(self, length: int) -> Linear:
+        return Linear(self._near().at(length).window, self.sinks)
+
+    def widened(self, length: int, share: float) -> Linear:
+        near = self._near().widened(length, share)
+        return Linear(near.window, near.sinks, widening=near.widening)
+
     def to_json(self) -> dict[str, Any]:
-        return {"family": self.family, "window": self.window, "sinks": self.sinks}
+        return {**self._near().to_json(), "family": self.family}
 
     def label(self) -> str:
-        return f"linear {self.window}+{self.sinks}"
+        return self._near().label().replace(Local.family, self.family, 1)
 
     def hides(self, length: int) -> bool:
         return self._near().hides(length)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from hcompile.patterns.base import UNBOUNDED, Pattern, clipped_sum, register_family
+from hcompile.patterns.base import UNBOUNDED, WIDENING_KEYS, Pattern, clipped_sum, register_family
+
+_LEAST = 64
+"""Keys that a window has at any length: narrower ones are about neighbours, and save nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,41 +16,58 @@ class Local(Pattern):
     """The head sees keys less than `window` positions away, and the first `sinks` valid keys.
 
     In causal attention the window holds the query itself and the `window - 1` keys before it; in bidirectional
-    attention it reaches `window - 1` keys to both sides.
+    attention it reaches `window - 1` keys to both sides. A window may widen with the sequence, as spans do in MoA
+    (arXiv:2406.14909): in a call of `n` keys it is `window + n * widening // WIDENING_KEYS`.
     """
 
     window: int
     sinks: int = 0
+    widening: int = field(default=0, kw_only=True)
     family: ClassVar[str] = "local"
 
     def __post_init__(self) -> None:
-        for name, value, least in (("window", self.window, 1), ("sinks", self.sinks, 0)):
-            if not isinstance(value, int) or isinstance(value, bool) or not least <= value < UNBOUNDED:
-                wanted = f"an integer from {least} to {UNBOUNDED - 1}"
+        for name, value, least, most in (
+            ("window", self.window, 1, UNBOUNDED - 1),
+            ("sinks", self.sinks, 0, UNBOUNDED - 1),
+            ("widening", self.widening, 0, WIDENING_KEYS),
+        ):
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+                wanted = f"an integer from {least} to {most}"
                 raise ValueError(f"local pattern: {name} is {value!r}, wanted {wanted}")
 
     def params(self) -> tuple[int, int]:
         return self.window, self.sinks
 
+    def at(self, length: int) -> Local:
+        if not self.widening:
+            return self
+        return Local(min(self.window + length * self.widening // WIDENING_KEYS, UNBOUNDED - 1), self.sinks)
+
+    def widened(self, length: int, share: float) -> Local:
+        gain = min(int(max(0, self.window - _LEAST) * share * WIDENING_KEYS / length), WIDENING_KEYS)
+        return Local(self.window - length * gain // WIDENING_KEYS, self.sinks, widening=gain)
+
     def to_json(self) -> dict[str, Any]:
-        return {"family": self.family, "window": self.window, "sinks": self.sinks}
+        rigid = {"family": self.family, "window": self.window, "sinks": self.sinks}
+        return {**rigid, "widening": self.widening} if self.widening else rigid
 
     def label(self) -> str:
-        return f"local {self.window}+{self.sinks}"
+        widening = f"+{self.widening}/{WIDENING_KEYS}" if self.widening else ""
+        return f"{self.family} {self.window}+{self.sinks}{widening}"
 
     def hides(self, length: int) -> bool:
-        return self.window + self.sinks < length
+        return self.at(length).window + self.sinks < length
 
     def visited_pairs(self, q_len: int, kv_len: int, *, causal: bool) -> int:
-        first = kv_len - q_len
+        first, window = kv_len - q_len, self.at(kv_len).window
         if causal:
             # The window and the sinks before it: whatever is nearest of p + 1 keys.
-            return clipped_sum(first + 1, q_len, min(self.window + self.sinks, kv_len))
+            return clipped_sum(first + 1, q_len, min(window + self.sinks, kv_len))
         sinks = min(self.sinks, kv_len)
-        ends, starts = clipped_sum(first + self.window, q_len, kv_len), first - self.window + 1
+        ends, starts = clipped_sum(first + window, q_len, kv_len), first - window + 1
         windows = ends - clipped_sum(starts, q_len, kv_len)
         before = clipped_sum(starts, q_len, sinks)
-        after = clipped_sum(sinks - self.window - kv_len + 1, q_len, sinks)
+        after = clipped_sum(sinks - window - kv_len + 1, q_len, sinks)
         return windows + before + after
 
 

@@ -35,6 +35,7 @@ def asked(job: Job) -> dict[str, Any]:
         "metric": request.metric,
         "lengths": list(job.lengths),
         "beyond": list(job.longer),
+        "widen": request.widen,
         "granularity": request.granularity,
         "keep_layers": list(request.keep_layers),
         "families": None if request.families is None else list(request.families),

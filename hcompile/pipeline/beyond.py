@@ -11,7 +11,7 @@ from hcompile.errors import UsageError
 from hcompile.pipeline.tuning import check_lengths
 from hcompile.policy.calibration import Splits
 from hcompile.policy.certificate import Certificate
-from hcompile.policy.certify import beyond
+from hcompile.policy.certify import at_length
 from hcompile.policy.documents import Document
 from hcompile.policy.interface import Interface
 from hcompile.policy.longer import longer_documents
@@ -84,7 +84,7 @@ def measure_beyond(
     steps, warnings = [], []
     for length, documents in longer.items():
         try:
-            steps.append(beyond(length, certify(documents)))
+            steps.append(at_length(length, certify(documents)))
         except torch.OutOfMemoryError:
             warnings.append(f"--beyond {length}: not measured, the device has no room for such documents")
         except UsageError as error:

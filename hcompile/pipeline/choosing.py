@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,21 +15,27 @@ from hcompile.frontend.load import ImportedModel
 from hcompile.operator import Kernel, chosen_by
 from hcompile.passes.far_field import has_far_field, insert_far_field
 from hcompile.passes.refit import insert_refit, output_projections
+from hcompile.passes.widening import insert_widening
 from hcompile.patterns import Dense, Pattern, default_families, families, menu_of
 from hcompile.pipeline.certifying import text_encoder
 from hcompile.pipeline.kernels import PlanKernels
 from hcompile.pipeline.plan_runner import PlanRunner
 from hcompile.pipeline.request import OptimizeRequest
+from hcompile.pipeline.shorter import shortened
 from hcompile.plan import Plan
 from hcompile.policy.calibration import Counts, Splits, load_splits, sample_splits
 from hcompile.policy.feature_maps import learn_maps
+from hcompile.policy.goal import Goal
 from hcompile.policy.heads_under import NO_MAPS, Maps
 from hcompile.policy.interface import Interface
 from hcompile.policy.memory import Memory
-from hcompile.policy.policy import HeadTime, Models, choose_plan
+from hcompile.policy.metrics.score import DocumentScore
+from hcompile.policy.policy import HeadTime, Keeper, Models, choose_plan
 from hcompile.policy.refit import Refit, documents_for
 from hcompile.policy.repair import Effort
+from hcompile.policy.statistics import independent
 from hcompile.policy.units import Unit, units_of
+from hcompile.policy.widen import widen
 from hcompile.program import Program
 from hcompile.progress import Progress
 from hcompile.runtime.dispatch import ScheduleTable
@@ -116,8 +122,9 @@ def choose(job: Job, share: float, kernels: PlanKernels, memory: Memory, progres
             f"{job.model.source}: no plan was given and there is no data to choose one with: pass --calib"
         )
     fitted = program if refit is None else insert_refit(program, refit.start)
+    placed = insert_far_field(fitted, job.maps)
     runner = PlanRunner(
-        insert_far_field(fitted, job.maps),
+        insert_widening(placed) if request.widen else placed,
         tables,
         request.backend,
         job.library,
@@ -133,18 +140,51 @@ def choose(job: Job, share: float, kernels: PlanKernels, memory: Memory, progres
         None if refit is None else refit.key(),
         job.maps,
     )
+    goals = [replace(goal, limit=goal.limit * share) for goal in job.goals]
     result = choose_plan(
         models,
         candidates(request, program, length, job.dtype),
         job.splits,
-        [replace(goal, limit=goal.limit * share) for goal in job.goals],
+        goals,
         _head_us(kernels, job.cost_length, request.cost),
         effort=Effort(time_limit_s=request.time_limit_s, reserve=request.reserve),
         memory=memory,
         seed=request.seed,
         progress=progress,
     )
-    return Choice(result.plan, result.holds, result.to_json(), refit)
+    chosen = Choice(result.plan, result.holds, result.to_json(), refit)
+    return _widened(job, chosen, models, goals, memory, progress) if request.widen else chosen
+
+
+def _widened(
+    job: Job, chosen: Choice, models: Models, goals: Sequence[Goal], memory: Memory, progress: Progress
+) -> Choice:
+    """Let a plan's windows widen up to the length that it was chosen for, and log what was tried."""
+    splits, log = job.splits, chosen.log
+    if not chosen.holds or splits is None or log is None:
+        return chosen
+    keepers = {
+        length: Keeper(
+            memory, models, (), replace(splits, repair=documents), goals, job.request.seed, progress
+        )
+        for length, documents in shortened(splits.repair, job.lengths[:-1]).items()
+    }
+
+    def measure(plan: Plan, length: int) -> list[list[DocumentScore]]:
+        return keepers[length].measure(plan, "widen")
+
+    plan, tried = widen(
+        chosen.plan,
+        job.program.sites,
+        job.length,
+        tuple(keepers),
+        goals,
+        measure,
+        reserve=job.request.reserve,
+        certify_documents=independent(splits.certify),
+        seed=job.request.seed,
+    )
+    return replace(chosen, plan=plan, log={**log, "widen": [each.to_json() for each in tried]})
 
 
 def check_refit(request: OptimizeRequest, program: Program, data: Data) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ class FarTimes:
         if sizes not in self._known:
             self._known[sizes] = self._kept_us(site, narrow, length), self._kept_us(site, wide, length)
         narrow_us, wide_us = self._known[sizes]
-        share = (min(pattern.params()[0], wide) - narrow) / (wide - narrow)
+        share = (min(pattern.at(length).params()[0], wide) - narrow) / (wide - narrow)
         return max(0.0, narrow_us + share * (wide_us - narrow_us))
 
     def _kept_us(self, site: Site, window: int, length: int) -> float:

@@ -19,6 +19,7 @@ from hcompile.pipeline.certifying import text_encoder
 from hcompile.pipeline.choosing import candidates, check_refit, read_plan, read_splits, wants_maps
 from hcompile.pipeline.importing import fit_to
 from hcompile.pipeline.request import OptimizeRequest
+from hcompile.pipeline.shorter import Shorter, check_widen, shortened
 from hcompile.pipeline.tuning import check_lengths, chosen_lengths
 from hcompile.plan import Plan
 from hcompile.policy.calibration import Splits
@@ -47,6 +48,7 @@ class Job:
         splits: documents, None where nothing is to be measured.
         held_out: the documents are fit for a certificate.
         longer: documents of lengths beyond the planned ones.
+        shorter: the beginnings of those that certify, where windows may widen with the length.
         wants_maps: the plan has linear far fields, or may get some.
         maps: their features by site; learnt when the database is open.
         library: what multiplies weight matrices (`hcompile.pipeline.linear_library`); set when the database is open.
@@ -68,6 +70,7 @@ class Job:
     library: str = "default"
     wants_maps: bool = False
     maps: Maps = field(default_factory=dict)
+    shorter: Shorter = field(default_factory=dict)
 
     @property
     def program(self) -> Program:
@@ -137,6 +140,10 @@ def prepare(
     untouched = check_refit(request, program, data)
     plan = None if request.plan is None else read_plan(request.plan, program)
     encode = text_encoder(program, interface, model.source)
+    if request.widen:
+        check_widen(data.splits if data.held_out else None, interface)
+    widens = request.widen or (plan is not None and plan.widens)
+    certified = data.splits.certify if data.splits is not None and data.held_out and widens else ()
     longer, warnings = read_longer(
         beyond,
         data.splits if data.held_out else None,
@@ -164,6 +171,7 @@ def prepare(
         warnings=(*data.warnings, *untouched, *warnings),
         dtype=compute_dtype(program),
         device=backend.device(),
+        shorter=shortened(certified, lengths[:-1]) if certified else {},
     )
 
 

@@ -15,6 +15,7 @@ from hcompile.frontend.load import ImportedModel
 from hcompile.passes.far_field import insert_far_field
 from hcompile.passes.refit import insert_refit, refit_facts
 from hcompile.passes.select import select
+from hcompile.passes.widening import insert_widening
 from hcompile.pipeline.asked import asked
 from hcompile.pipeline.attempts import ATTEMPTS, GIVEN
 from hcompile.pipeline.beyond import measure_beyond
@@ -27,6 +28,7 @@ from hcompile.pipeline.linear_library import linear_library
 from hcompile.pipeline.memory import StoredMemory
 from hcompile.pipeline.report import NodeTime, OptimizeReport
 from hcompile.pipeline.request import OptimizeRequest
+from hcompile.pipeline.shorter import measure_shorter
 from hcompile.pipeline.stages import Stages
 from hcompile.pipeline.tuning import tune_options
 from hcompile.plan import Plan
@@ -100,6 +102,8 @@ def optimize(
             with stages("certify"):
                 certify = partial(_certify, job, compiled, attempt.confidence, memory, progress)
                 certificate = certify(job.splits.certify) if job.splits is not None and job.held_out else None
+                if certificate is not None and certificate.holds and choice.plan.widens:
+                    certificate = measure_shorter(certificate, job.shorter, certify)
             if certificate is None:
                 break
             if certificate.holds:
@@ -137,13 +141,14 @@ def _lower(
     program = select(job.program, plan)
     if refit is not None:
         program = insert_refit(program, refit.start, refit.weights(plan))
-    program = insert_far_field(program, job.maps)
+    program = insert_widening(insert_far_field(program, job.maps))
     lowered = Lowered.of(program, job.model.original, tables, job.request.backend, job.library)
     return _Compiled(program, lowered, tables, nodes, refit)
 
 
 def _failed(certificate: Certificate) -> str:
-    claims = (claim for claim in certificate.claims if not claim.holds)
+    claims = (*certificate.claims, *(claim for step in certificate.shorter for claim in step.claims))
+    claims = tuple(claim for claim in claims if not claim.holds)
     told = ", ".join(f"{claim.metric} {claim.estimate:.3g}, at most {claim.bound:.3g}" for claim in claims)
     return f"a plan was not certified on fresh documents ({told}); a more careful one is tried once"
 

@@ -81,8 +81,11 @@ class OptimizeReport:
     @property
     def broken(self) -> tuple[str, ...]:
         """Metrics whose certified bound is above their budget."""
-        claims = () if self.certificate is None else self.certificate["claims"]
-        return tuple(claim["metric"] for claim in claims if not claim["holds"])
+        if self.certificate is None:
+            return ()
+        shorter = self.certificate.get("shorter", ())
+        claims = [*self.certificate["claims"], *(claim for step in shorter for claim in step["claims"])]
+        return tuple(dict.fromkeys(claim["metric"] for claim in claims if not claim["holds"]))
 
     def to_json(self) -> dict[str, Any]:
         return {

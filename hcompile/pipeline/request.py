@@ -23,6 +23,8 @@ class OptimizeRequest:
         output: the artifact to write; None for the model's name with .hcm in the current folder.
         budget: `metric=limit`, or several, which must all hold.
         calib: where calibration text or inputs come from; None for the model's own sample inputs.
+        widen: let windows widen with the length, up to what they are at the longest of `lengths`
+            (`hcompile.policy.widen`).
         documents: how many are to profile, repair and certify with, where there are as many; None for 6, 24 and 48.
         verify: data for the certificate only; None takes a split of `calib`.
         lengths: sequence lengths to calibrate, tune and certify at; None chooses from the model.
@@ -54,6 +56,7 @@ class OptimizeRequest:
     documents: tuple[int, ...] | None = None
     lengths: tuple[int, ...] | None = None
     beyond: tuple[int, ...] = ()
+    widen: bool = False
     granularity: str = "head"
     keep_layers: tuple[int, ...] = ()
     families: tuple[str, ...] | None = None
@@ -84,6 +87,10 @@ class OptimizeRequest:
             raise UsageError(
                 "--cost-at is for plans that are chosen, and --plan gives one: leave one of them out"
             )
+        if self.widen and self.plan is not None:
+            raise UsageError(
+                "--widen is for plans that are chosen, and --plan gives one: leave one of them out"
+            )
         unknown = set(self.families or ()) - set(families())
         if unknown or self.families == ():
             raise UsageError(f"families {sorted(unknown)} are not among {', '.join(families())}")
@@ -97,6 +104,10 @@ class OptimizeRequest:
             )
         if self.lengths is not None and (not self.lengths or min(self.lengths) < 1):
             raise UsageError(f"lengths {self.lengths} are no positive numbers")
+        if self.widen and len(set(self.lengths or ())) < 2:
+            raise UsageError(
+                "--widen lets windows widen from one length to another: name both, as in --lengths 2048,4096"
+            )
         if min(self.beyond, default=1) < 1:
             raise UsageError(f"lengths beyond {self.beyond} are no positive numbers")
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-SCHEMA = 3
-_READABLE = (1, 2, SCHEMA)
-"""Schema 1 had one claim, spread over the certificate; neither older one says anything of longer documents."""
+SCHEMA = 4
+_READABLE = (1, 2, 3, SCHEMA)
+"""Schema 1 had one claim, spread over the certificate; 1 and 2 say nothing of longer documents, 3 nothing of shorter
+ones."""
+_WITH_COVERS = 3
 
 LEAST_TO_CERTIFY = 32
 """Fewer documents say too little about others to resample them."""
@@ -56,8 +58,8 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Beyond:
-    """What the same module loses on documents longer than a certificate's: a statement, held or not (docs/adr/0015).
+class AtLength:
+    """What the same module loses on documents of another length than a certificate's (docs/adr/0015).
 
     Attributes:
         length: tokens of a document.
@@ -91,15 +93,15 @@ class Beyond:
         return {**asdict(self), "claims": [claim.to_json() for claim in self.claims], "holds": self.holds}
 
     @classmethod
-    def from_json(cls, value: Any) -> Beyond:
-        """Raises: ValueError or TypeError when `value` is nothing that was measured beyond a certificate."""
+    def from_json(cls, value: Any) -> AtLength:
+        """Raises: ValueError or TypeError when `value` is nothing that was measured at a length."""
         if not isinstance(value, dict):
-            raise ValueError("what was measured beyond a certificate is an object")
+            raise ValueError("what was measured at a length is an object")
         found = {name: field for name, field in value.items() if name != "holds"}
         found["claims"] = tuple(Claim.from_json(claim) for claim in found.get("claims", ()))
-        beyond = cls(**found)
-        _check_verdict(f"certificate at {beyond.length} tokens", value.get("holds"), beyond.holds)
-        return beyond
+        step = cls(**found)
+        _check_verdict(f"certificate at {step.length} tokens", value.get("holds"), step.holds)
+        return step
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,10 @@ class Certificate:
         unit_of_data: "whole", "joined" or "piece" (see `Document`): the least independent kind among them.
         dtype, device: what both models ran in and on.
         plan_sha256: of the plan.
-        beyond: what was measured on longer documents, by rising length; no part of the verdict.
+        beyond: what was measured on longer documents, by rising length: statements, held or not, and no part of the
+            verdict.
+        shorter: what was measured on the beginnings of the documents, by rising length, where windows widen with the
+            length; the verdict takes in all of it.
     """
 
     claims: tuple[Claim, ...]
@@ -132,7 +137,8 @@ class Certificate:
     dtype: str
     device: str
     plan_sha256: str
-    beyond: tuple[Beyond, ...] = ()
+    beyond: tuple[AtLength, ...] = ()
+    shorter: tuple[AtLength, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.claims or self.documents < 1 or not 0 < self.shortest <= self.longest:
@@ -146,7 +152,10 @@ class Certificate:
         lengths = [self.longest, *(step.length for step in self.beyond)]
         if lengths != sorted(set(lengths)):
             raise ValueError(f"certificate of at most {self.longest} tokens: beyond it are {lengths[1:]}")
-        for step in self.beyond:
+        shorter = [*(step.length for step in self.shorter), self.longest]
+        if shorter != sorted(set(shorter)):
+            raise ValueError(f"certificate of at most {self.longest} tokens: shorter ones are {shorter[:-1]}")
+        for step in (*self.shorter, *self.beyond):
             if [claim.metric for claim in step.claims] != names or step.documents < 1:
                 raise ValueError(
                     f"certificate at {step.length} tokens: {len(step.claims)} claims of {step.documents} documents"
@@ -155,7 +164,14 @@ class Certificate:
     @property
     def holds(self) -> bool:
         """Whether every bound is within its budget, from enough documents."""
-        return self.documents >= LEAST_TO_CERTIFY and all(claim.holds for claim in self.claims)
+        own = self.documents >= LEAST_TO_CERTIFY and all(claim.holds for claim in self.claims)
+        return own and all(step.holds for step in self.shorter)
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """Metrics whose bound is above their budget at some length that the verdict takes in."""
+        claims = (*self.claims, *(claim for step in self.shorter for claim in step.claims))
+        return tuple(dict.fromkeys(claim.metric for claim in claims if not claim.holds))
 
     @property
     def covers(self) -> int:
@@ -191,6 +207,7 @@ class Certificate:
             **asdict(self),
             "claims": [claim.to_json() for claim in self.claims],
             "beyond": [step.to_json() for step in self.beyond],
+            "shorter": [step.to_json() for step in self.shorter],
             "holds": self.holds,
             "covers": self.covers,
         }
@@ -204,18 +221,18 @@ class Certificate:
         """
         schema = value.get("schema") if isinstance(value, dict) else None
         if schema not in _READABLE:
-            raise ValueError("a certificate is an object of schema 1, 2 or 3")
-        derived = ("schema", "holds", "covers") if schema == SCHEMA else ("schema", "holds")
+            raise ValueError("a certificate is an object of schema 1, 2, 3 or 4")
+        derived = ("schema", "holds", "covers") if schema >= _WITH_COVERS else ("schema", "holds")
         found = {name: field for name, field in value.items() if name not in derived}
         if schema == 1:
             own = {field.name for field in fields(Claim)} & set(found)
             claims = [Claim(**{name: found.pop(name) for name in own})]
         else:
             claims = [Claim.from_json(claim) for claim in found.get("claims", ())]
-        beyond = tuple(map(Beyond.from_json, found.get("beyond", ())))
-        certificate = cls(**{**found, "claims": tuple(claims), "beyond": beyond})
+        steps = {name: tuple(map(AtLength.from_json, found.get(name, ()))) for name in ("beyond", "shorter")}
+        certificate = cls(**{**found, "claims": tuple(claims), **steps})
         _check_verdict("certificate", value.get("holds"), certificate.holds)
-        if schema == SCHEMA and value.get("covers") != certificate.covers:
+        if schema >= _WITH_COVERS and value.get("covers") != certificate.covers:
             said = value.get("covers")
             raise ValueError(f"the certificate says covers={said!r}, its figures say {certificate.covers}")
         return certificate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hcompile.policy.certificate import Beyond, Certificate, Claim
+from hcompile.policy.certificate import AtLength, Certificate, Claim
 from hcompile.policy.documents import Document, data_digest
 from hcompile.policy.goal import Goal
 from hcompile.policy.measure import Comparison
@@ -75,6 +75,6 @@ def certify(
     )
 
 
-def beyond(length: int, found: Certificate) -> Beyond:
-    """Return a certificate of documents of `length` tokens as what another one, of shorter ones, says of them."""
-    return Beyond(length, found.claims, found.documents, found.data_sha256, found.unit_of_data)
+def at_length(length: int, found: Certificate) -> AtLength:
+    """Return a certificate of documents of `length` tokens as what another one, of other lengths, says of them."""
+    return AtLength(length, found.claims, found.documents, found.data_sha256, found.unit_of_data)

@@ -41,6 +41,7 @@ def attend(
     Returns:
         `[B, Hq, S, D]`, laid out as `[B, S, Hq, D]` in memory, as the operator's output is.
     """
+    patterns = [pattern.at(k.shape[2]) for pattern in patterns]
     order: list[int] = []
     outs = []
     for pattern in dict.fromkeys(patterns):

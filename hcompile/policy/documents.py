@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -40,6 +40,12 @@ class Document:
             state.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
             state.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return state.hexdigest()
+
+
+def cut(document: Document, length: int) -> Document:
+    """Return the first `length` tokens of a document that holds nothing but their ids `[S]`."""
+    ((name, ids),) = document.tensors.items()
+    return replace(document, tensors={name: ids[:length]})
 
 
 def grouped(documents: Iterable[Document]) -> list[list[Document]]:

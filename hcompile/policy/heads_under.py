@@ -47,7 +47,9 @@ def heads_under(
         patterns: one per query head.
         listed: the lists of heads that read some; none lets the kernel choose them.
     """
-    params = torch.tensor([each.params() for each in patterns], dtype=torch.int32, device=q.device)
+    params = torch.tensor(
+        [each.at(k.shape[2]).params() for each in patterns], dtype=torch.int32, device=q.device
+    )
     far = None
     if any(pattern.has_far_field for pattern in patterns):
         heads = torch.tensor([each.has_far_field for each in patterns], device=q.device)

@@ -258,7 +258,7 @@ class Keeper:
         self._memory.keep("policy.profile", key, scores.to_json())
         return scores
 
-    def measure(self, plan: Plan) -> list[list[DocumentScore]]:
+    def measure(self, plan: Plan, stage: str = "repair") -> list[list[DocumentScore]]:
         """Return the scores by metric; those that are not known yet come from one pass of both models."""
         documents = self._splits.repair
         keys = [
@@ -288,7 +288,7 @@ class Keeper:
                 progress=self._progress,
                 write=self._write,
             )
-            for index, found in zip(wanted, comparison.scores(documents, "repair"), strict=True):
+            for index, found in zip(wanted, comparison.scores(documents, stage), strict=True):
                 self._memory.keep("policy.repair", keys[index], [score.to_json() for score in found])
                 scores[index] = found
         return [by_origin(documents, found) for found in scores if found is not None]

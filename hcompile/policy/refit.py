@@ -77,6 +77,7 @@ class Refit:
             maps: of linear far fields, by site.
         """
         self.start = start_for(length)
+        self._length = length
         self._program = program
         self._documents = documents
         self._interface = interface
@@ -91,7 +92,11 @@ class Refit:
         return [self.start, data_digest(self._documents)]
 
     def weights(self, plan: Plan) -> dict[str, torch.Tensor]:
-        """Return what `hcompile.passes.refit.insert_refit` takes; nothing for sites that the plan leaves dense."""
+        """Return what `hcompile.passes.refit.insert_refit` takes; nothing for sites that the plan leaves dense.
+
+        Where windows widen, the weights are for what they are at the length planned for.
+        """
+        plan = plan.at(self._length)
         if plan == self._own:
             return {}
         if self._kept is None or self._kept[0] != plan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hcompile.policy.certificate import LEAST_TO_CERTIFY, Beyond, Claim
+from hcompile.policy.certificate import LEAST_TO_CERTIFY, AtLength, Claim
 from hcompile.report.facts import Facts
 from hcompile.report.page import Block, Section, Table, Text
 from hcompile.report.words import confidence, count, figure, percent
@@ -19,6 +19,11 @@ _COLUMNS = (
     ">confidence",
     ">tokens",
     "verdict",
+)
+_SHORTER = "The same module on the beginnings of these documents, since its windows widen with the length."
+_LONGER = (
+    "The same module on longer documents of the same source, in texts that had no part in the choice. What was "
+    "measured is stated, held or not; the verdict does not rest on it."
 )
 _UNITS = {
     "whole": "whole documents",
@@ -46,8 +51,10 @@ def section(facts: Facts) -> Section:
         )
         rows.append((Table(_COLUMNS, claims, caption),))
         rows.append((Text(f"The certificate {certificate.coverage}."),))
+        if certificate.shorter:
+            rows.append((_at_lengths(certificate.shorter, _SHORTER),))
         if certificate.beyond:
-            rows.append((_beyond(certificate.beyond),))
+            rows.append((_at_lengths(certificate.beyond, _LONGER),))
         padded = f", {certificate.padded_rows} of them padded" if certificate.padded_rows else ""
         speaks_of = (
             (
@@ -80,7 +87,7 @@ def _claim(claim: Claim) -> tuple[str, ...]:
     )
 
 
-def _beyond(steps: Sequence[Beyond]) -> Table:
+def _at_lengths(steps: Sequence[AtLength], caption: str) -> Table:
     rows = tuple(
         (
             str(step.length),
@@ -89,10 +96,6 @@ def _beyond(steps: Sequence[Beyond]) -> Table:
         )
         for step in steps
         for claim in step.claims
-    )
-    caption = (
-        "The same module on longer documents of the same source, in texts that had no part in the choice. What was "
-        "measured is stated, held or not; the verdict does not rest on it."
     )
     return Table((">length", "documents", *_COLUMNS), rows, caption)
 

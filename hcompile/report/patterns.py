@@ -77,7 +77,7 @@ def _visible(pattern: Pattern, causal: bool, length: int) -> Any:
     side = min(length, _CELLS)
     samples = min(_SAMPLES, length // side)
     positions = torch.linspace(0, length - 1, side * samples, dtype=torch.float64).long()
-    seen = visibility(pattern, causal, positions).float()
+    seen = visibility(pattern.at(length), causal, positions).float()
     return seen.reshape(side, samples, side, samples).mean((1, 3)).numpy()
 
 

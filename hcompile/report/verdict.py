@@ -71,6 +71,8 @@ def _asked(facts: Facts) -> Iterator[tuple[str, str]]:
     )
     if run.get("beyond"):
         yield "lengths beyond", listed([str(length) for length in run["beyond"]]) + " tokens"
+    if run.get("widen"):
+        yield "windows", "may widen with the length"
     yield "a pattern for each", run["granularity"]
     if run.get("families"):
         yield "kinds of patterns", ", ".join(run["families"])

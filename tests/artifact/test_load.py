@@ -181,7 +181,7 @@ MANIFESTS: dict[str, tuple[dict[str, Any], str]] = {
     "aliases of numbers": ({"aliases": {"a": 3}}, "tensor that a stands for is 3"),
     "a device of text": ({"device": "cpu"}, "device is 'cpu', wanted an object"),
     "no certificate": ({"certificate": 0.1}, "certificate is 0.1, wanted an object"),
-    "a certificate of nothing": ({"certificate": {}}, "a certificate is an object of schema 1, 2 or 3"),
+    "a certificate of nothing": ({"certificate": {}}, "a certificate is an object of schema 1, 2, 3 or 4"),
     "a certificate with a changed verdict": (
         {"certificate": {**FIRST_CERTIFICATE, "holds": False}},
         "the certificate says holds=False, its figures say True",

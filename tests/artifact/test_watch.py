@@ -157,7 +157,7 @@ def test_code_that_a_certificate_names_runs_only_if_it_is_passed(tiny_artifact: 
 def test_a_certificate_that_says_nothing_is_refused(tiny_artifact: Path, tmp_path: Path) -> None:
     path = copied(tiny_artifact, tmp_path)
     change_manifest(path, certificate={"schema": 7})
-    with pytest.raises(UsageError, match="a certificate is an object of schema 1, 2 or 3"):
+    with pytest.raises(UsageError, match="a certificate is an object of schema 1, 2, 3 or 4"):
         hcompile.load(path, shadow=0.5)
 
 

@@ -228,6 +228,13 @@ def test_length_beyond_what_the_model_allows(run: Run, model: Path) -> None:
     assert run("optimize", model, "--calib", "stdlib", "--lengths", "1024") == (2, expected)
 
 
+def test_windows_that_cannot_widen(run: Run, model: Path) -> None:
+    one = "--widen lets windows widen from one length to another: name both, as in --lengths 2048,4096"
+    assert run("optimize", model, "--calib", "stdlib", "--lengths", "128", "--widen") == (2, one)
+    given = "--widen is for plans that are chosen, and --plan gives one: leave one of them out"
+    assert run("optimize", model, "--lengths", "96,128", "--widen", "--plan", "plan.json") == (2, given)
+
+
 def test_lengths_beyond_that_no_document_has(run: Run, model: Path) -> None:
     texts = (json.dumps({"text": f"{number} " * 60}) for number in range(100, 180))
     Path("texts.jsonl").write_text("\n".join(texts))

@@ -12,7 +12,7 @@ from hcompile.cli import render, tables
 from hcompile.patterns import Dense, Linear, Local
 from hcompile.pipeline.report import NodeTime
 from hcompile.plan import Plan
-from hcompile.policy.certificate import Beyond, Certificate, Claim
+from hcompile.policy.certificate import AtLength, Certificate, Claim
 from hcompile.site import Site
 
 CLAIM = Claim("kl", "nats a token", 0.003, 0.00212, 0.00271, 0.95, 500000)
@@ -110,7 +110,7 @@ def test_certificate_that_does_not_hold_says_so(capsys: pytest.CaptureFixture[st
 
 def test_certificate_says_what_longer_documents_lose(capsys: pytest.CaptureFixture[str]) -> None:
     steps = [
-        Beyond(length, (replace(CLAIM, bound=bound),), 48, "0" * 64, "whole")
+        AtLength(length, (replace(CLAIM, bound=bound),), 48, "0" * 64, "whole")
         for length, bound in ((16384, 0.0029), (32768, 0.0031))
     ]
     tables.print_certificate(replace(CERTIFICATE, beyond=tuple(steps)))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from hcompile.patterns import (
     UNBOUNDED,
+    WIDENING_KEYS,
     Dense,
     GlobalTokens,
     Linear,
@@ -23,9 +24,10 @@ from hcompile.patterns import (
 from hcompile.patterns.base import pattern_of_label, register_family
 
 sizes = st.integers(1, UNBOUNDED - 1)
-patterns = st.one_of(
-    st.just(Dense()), *(st.builds(kind, sizes, sizes) for kind in (Local, Linear, GlobalTokens))
+widening = st.one_of(
+    *(st.builds(kind, sizes, sizes, widening=st.integers(0, WIDENING_KEYS)) for kind in (Local, Linear))
 )
+patterns = st.one_of(st.just(Dense()), st.builds(GlobalTokens, sizes, sizes), widening)
 
 
 @given(patterns)
@@ -46,7 +48,18 @@ def test_a_label_names_its_pattern(pattern: Pattern) -> None:
 
 
 @pytest.mark.parametrize(
-    "label", ["", "dense 3", "local", "local a+b", "local 0+4", "local 1+2+3", "nowhere 1"]
+    "label",
+    [
+        "",
+        "dense 3",
+        "local",
+        "local a+b",
+        "local 0+4",
+        "local 1+2+3",
+        "local 8/1024",
+        "dense 8/1024",
+        "nowhere 1",
+    ],
 )
 def test_a_label_of_no_pattern_is_refused(label: str) -> None:
     with pytest.raises(ValueError, match="is no pattern such as 'dense' or 'local 256"):

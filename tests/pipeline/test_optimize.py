@@ -132,6 +132,26 @@ def test_a_second_run_measures_no_kernel_and_finds_the_same_plan(
     assert second.certificate == first.certificate
 
 
+def test_windows_widen_and_every_length_is_certified(
+    request_of: OptimizeRequest, model: ImportedModel, home: Path
+) -> None:
+    asked = replace(request_of, budget="kl=1e-4", lengths=(LENGTH // 2, LENGTH), widen=True)
+    report = optimize(asked, model=model)
+    assert report.outcome == "hybrid" and report.plan.widens
+    assert report.policy is not None and report.policy["widen"][-1]["accepted"]
+    assert report.certificate is not None
+    certificate = Certificate.from_json(dict(report.certificate))
+    assert [(step.length, step.holds) for step in certificate.shorter] == [(LENGTH // 2, True)]
+    opened = open_artifact(Path(report.output))
+    for length in (LENGTH // 2, LENGTH):
+        ids = torch.randint(256, (1, length), generator=torch.Generator().manual_seed(length))
+        rigid = select(model.program, report.plan.at(length))
+        (found,), (wanted,) = opened.program.run(ids), rigid.run(ids)
+        torch.testing.assert_close(found, wanted)
+        loaded = hcompile.load(report.output)
+        torch.testing.assert_close(loaded(ids=ids), wanted, rtol=1e-3, atol=1e-3)
+
+
 def test_a_dry_run_writes_a_plan_that_can_be_given(
     first: OptimizeReport, request_of: OptimizeRequest, model: ImportedModel, tmp_path: Path
 ) -> None:

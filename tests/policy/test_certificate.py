@@ -15,7 +15,7 @@ import torch
 from hcompile.errors import UsageError
 from hcompile.patterns import Local
 from hcompile.plan import Plan
-from hcompile.policy.certificate import Beyond, Certificate, Claim
+from hcompile.policy.certificate import AtLength, Certificate, Claim
 from hcompile.policy.certify import CONFIDENCE, certify
 from hcompile.policy.documents import Document, data_digest
 from hcompile.policy.goal import Goal
@@ -135,7 +135,7 @@ def test_a_certificate_of_the_first_schema_is_read_as_one_claim() -> None:
     assert {**dataclasses.asdict(claim), **dataclasses.asdict(found)}.items() >= {
         (name, field) for name, field in value.items() if name not in ("schema", "holds")
     }
-    assert isinstance(claim, Claim) and found.holds and found.to_json()["schema"] == 3
+    assert isinstance(claim, Claim) and found.holds and found.to_json()["schema"] == 4
     assert Certificate.from_json(found.to_json()) == found
     with pytest.raises(ValueError, match="its figures say True"):
         Certificate.from_json({**value, "holds": False})
@@ -144,19 +144,32 @@ def test_a_certificate_of_the_first_schema_is_read_as_one_claim() -> None:
 def test_a_certificate_of_the_second_schema_says_nothing_of_longer_documents() -> None:
     value = json.loads(SECOND.read_bytes())
     found = Certificate.from_json(value)
-    assert found.to_json().items() >= {**value, "schema": 3, "beyond": [], "covers": 4096}.items()
+    assert found.to_json().items() >= {**value, "schema": 4, "beyond": [], "covers": 4096}.items()
     assert found.coverage == "covers documents of at most 4096 tokens; nothing longer was measured"
     with pytest.raises(TypeError, match="covers"):
         Certificate.from_json({**value, "covers": 4096})
 
 
-def beyond(length: int, bound: float = 0.001, documents: int = 48) -> Beyond:
+def test_a_certificate_of_the_third_schema_says_nothing_of_shorter_documents() -> None:
+    value = {**certified(beyond(8192)).to_json(), "schema": 3}
+    del value["shorter"]
+    found = Certificate.from_json(value)
+    assert (
+        found.shorter == ()
+        and found.covers == 8192
+        and found.to_json().items() >= {**value, "schema": 4}.items()
+    )
+    with pytest.raises(ValueError, match="says covers=4096, its figures say 8192"):
+        Certificate.from_json({**value, "covers": 4096})
+
+
+def beyond(length: int, bound: float = 0.001, documents: int = 48) -> AtLength:
     """What a certificate of kl within 0.003 says of longer documents."""
     claim = Claim("kl", "nats a token", 0.003, bound / 2, bound, 0.955, length * documents)
-    return Beyond(length, (claim,), documents, "0" * 64, "whole")
+    return AtLength(length, (claim,), documents, "0" * 64, "whole")
 
 
-def certified(*steps: Beyond, **changes: Any) -> Certificate:
+def certified(*steps: AtLength, **changes: Any) -> Certificate:
     found = Certificate.from_json(json.loads(SECOND.read_bytes()))
     return dataclasses.replace(found, beyond=steps, **changes)
 
@@ -187,7 +200,7 @@ def certified(*steps: Beyond, **changes: Any) -> Certificate:
     ],
     ids=["not measured", "held", "broken", "few documents", "held behind a broken one"],
 )
-def test_it_says_up_to_which_length_it_speaks(steps: list[Beyond], covers: int, told: str) -> None:
+def test_it_says_up_to_which_length_it_speaks(steps: list[AtLength], covers: int, told: str) -> None:
     found = certified(*steps)
     assert found.holds
     assert (found.covers, found.coverage) == (covers, f"covers {told}")
@@ -216,6 +229,18 @@ def test_impossible_figures_of_longer_documents_are_refused() -> None:
         certified(dataclasses.replace(beyond(8192), claims=()))
     with pytest.raises(ValueError, match="at 8192 tokens: 1 claims of 0 documents"):
         certified(beyond(8192, documents=0))
+
+
+def test_shorter_documents_are_part_of_the_verdict() -> None:
+    held = certified(shorter=(beyond(1024), beyond(2048)))
+    assert held.holds and held.covers == 4096 and not held.broken
+    assert Certificate.from_json(json.loads(json.dumps(held.to_json()))) == held
+    broken = certified(beyond(8192), shorter=(beyond(1024, 0.0031), beyond(2048)))
+    assert (broken.holds, broken.covers, broken.broken) == (False, 0, ("kl",))
+    few = certified(shorter=(beyond(1024, documents=31),))
+    assert not few.holds
+    with pytest.raises(ValueError, match="shorter ones are"):
+        certified(shorter=(beyond(4096),))
 
 
 def test_the_verdict_over_several_budgets_is_as_sure_as_each_bound() -> None:

@@ -7,11 +7,11 @@ from weakref import ref
 
 import torch
 
-from hcompile.codegen.known import version_of
 from hcompile.codegen.triton_gpu.heads import HeadOrder, order_of, read
 from hcompile.codegen.triton_gpu.inputs import check_params
 from hcompile.errors import KernelError
 from hcompile.far_field import FarFields, check_far_fields
+from hcompile.known import version_of
 from hcompile.patterns.linear import FEATURES
 
 

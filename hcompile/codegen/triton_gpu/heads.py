@@ -10,8 +10,8 @@ from weakref import ref
 
 import torch
 
-from hcompile.codegen.known import Known, version_of
 from hcompile.errors import KernelError
+from hcompile.known import Known, version_of
 from hcompile.patterns.blocks import LIST_WINDOW
 
 

@@ -10,11 +10,11 @@ from struct import Struct
 
 import torch
 
-from hcompile.codegen.known import Known
 from hcompile.codegen.tvm_cpu.far_field import load_far_fields
 from hcompile.codegen.tvm_cpu.route import load_router
 from hcompile.errors import EnvironmentFault, KernelError
 from hcompile.far_field import FarFields, check_far_fields, far_rows
+from hcompile.known import Known
 from hcompile.lists import list_rules
 from hcompile.operator import Kernel, empty_output
 from hcompile.patterns.blocks import LIST_QUERIES
