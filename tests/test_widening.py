@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
 from hcompile.errors import KernelError
-from hcompile.operator import attention, bind, bound_attention
+from hcompile.operator import Kernel, attention, bind, bound_attention
 from hcompile.patterns import UNBOUNDED, WIDENING_KEYS, Dense, Local, Pattern
 from hcompile.reference import attention_reference
 from hcompile.widening import Widened, widened
@@ -75,11 +77,11 @@ def test_torch_accepts_it() -> None:
 def test_a_kernel_is_called_with_one_tensor_for_a_length() -> None:
     seen = []
 
-    def kernel(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *others: object) -> torch.Tensor:
-        seen.append(others[1])
+    def kernel(q: torch.Tensor, k: Any, v: Any, key_mask: Any, head_params: Any, *_: Any) -> torch.Tensor:
+        seen.append(head_params)
         return torch.zeros_like(q)
 
-    bind("test of widening", kernel)
+    bind("test of widening", cast(Kernel, kernel))
     for length in (5, 9, 5):
         q, k, v = call(length)
         rest = (None, None, 0, 8**-0.5, True, "test of widening", None, None)
