@@ -9,7 +9,7 @@ import torch
 
 from hcompile.errors import KernelError
 from hcompile.known import Known
-from hcompile.patterns import UNBOUNDED, WIDENING_KEYS
+from hcompile.patterns import UNBOUNDED, WIDENING_KEYS, widening_keys
 
 
 def widened(head_params: torch.Tensor, widening: torch.Tensor, kv_len: int) -> torch.Tensor:
@@ -19,12 +19,14 @@ def widened(head_params: torch.Tensor, widening: torch.Tensor, kv_len: int) -> t
         head_params: int32 `[Hq, 2]`, the same before windows widen.
         widening: int32 `[Hq]`, see `Pattern.widening`.
     """
-    window = (head_params[:, 0] + widening.long() * kv_len // WIDENING_KEYS).clamp(max=UNBOUNDED)
+    window = (head_params[:, 0] + widening.long() * widening_keys(kv_len) // WIDENING_KEYS).clamp(
+        max=UNBOUNDED
+    )
     return torch.stack([window.to(torch.int32), head_params[:, 1]], dim=1)
 
 
 class Widened:
-    """The parameters of calls by length, the same tensor each time: kernels know parameters as tensors."""
+    """The parameters of calls, the same tensor for each step of their length: kernels know parameters as tensors."""
 
     def __init__(self) -> None:
         self._known = Known(_found)
@@ -36,9 +38,10 @@ class Widened:
         Raises:
             KernelError: a CUDA graph is being captured, and they were not asked for before.
         """
+        numbers = (widening_keys(kv_len),)
         if not (head_params.is_cuda and torch.cuda.is_current_stream_capturing()):
-            return self._known(head_params, widening, numbers=(kv_len,))
-        known = self._known.recall(head_params, widening, numbers=(kv_len,))
+            return self._known(head_params, widening, numbers=numbers)
+        known = self._known.recall(head_params, widening, numbers=numbers)
         if known is None:
             raise KernelError("attention: call a node once at this length before a CUDA graph captures it")
         if not any(known is each for each in self._captured):

@@ -9,6 +9,7 @@ from hcompile.patterns.base import (
     menu_of,
     parse_pattern,
     pattern_of_label,
+    widening_keys,
 )
 from hcompile.patterns.dense import Dense
 from hcompile.patterns.global_tokens import GlobalTokens
@@ -30,4 +31,5 @@ __all__ = [
     "menu_of",
     "parse_pattern",
     "pattern_of_label",
+    "widening_keys",
 ]

@@ -15,8 +15,9 @@ UNBOUNDED = 2**30
 """The window of a dense head as kernels read it: larger than any sequence, small enough for int32 sums."""
 
 
-WIDENING_KEYS = 1024
-"""The keys of a call for which a window that widens gains its `widening`."""
+WIDENING_KEYS, WIDENING_STEP = 1024, 256
+"""The keys of a call for which a window that widens gains its `widening`, and the step in which these keys are counted:
+kernels keep what they know of a node's heads, once for each window that they have."""
 
 
 class Pattern(ABC):
@@ -40,7 +41,8 @@ class Pattern(ABC):
 
     @property
     def widening(self) -> int:
-        """How many keys the window gains with every `WIDENING_KEYS` keys of a call; 0 where it is always the same."""
+        """How many keys the window gains with every `WIDENING_KEYS` keys of a call (see `widening_keys`); 0 where it is
+        always the same."""
         return 0
 
     def at(self, length: int) -> Pattern:
@@ -102,6 +104,11 @@ class Pattern(ABC):
 
         The last query stands at the last key: `q_offset = kv_len - q_len`.
         """
+
+
+def widening_keys(length: int) -> int:
+    """Return the keys that count for a window that widens, in a call of `length` keys: those of whole steps."""
+    return -(-length // WIDENING_STEP) * WIDENING_STEP
 
 
 def clipped_sum(first: int, count: int, limit: int) -> int:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from hcompile.patterns.base import UNBOUNDED, WIDENING_KEYS, Pattern, clipped_sum, register_family
+from hcompile.patterns.base import (
+    UNBOUNDED,
+    WIDENING_KEYS,
+    Pattern,
+    clipped_sum,
+    register_family,
+    widening_keys,
+)
 
 _LEAST = 64
 """Keys that a window has at any length: narrower ones are about neighbours, and save nothing."""
@@ -17,7 +24,8 @@ class Local(Pattern):
 
     In causal attention the window holds the query itself and the `window - 1` keys before it; in bidirectional
     attention it reaches `window - 1` keys to both sides. A window may widen with the sequence, as spans do in MoA
-    (arXiv:2406.14909): in a call of `n` keys it is `window + n * widening // WIDENING_KEYS`.
+    (arXiv:2406.14909): in a call of `n` keys it is
+    `window + widening_keys(n) * widening // WIDENING_KEYS`.
     """
 
     window: int
@@ -41,11 +49,13 @@ class Local(Pattern):
     def at(self, length: int) -> Local:
         if not self.widening:
             return self
-        return Local(min(self.window + length * self.widening // WIDENING_KEYS, UNBOUNDED - 1), self.sinks)
+        gained = widening_keys(length) * self.widening // WIDENING_KEYS
+        return Local(min(self.window + gained, UNBOUNDED - 1), self.sinks)
 
     def widened(self, length: int, share: float) -> Local:
-        gain = min(int(max(0, self.window - _LEAST) * share * WIDENING_KEYS / length), WIDENING_KEYS)
-        return Local(self.window - length * gain // WIDENING_KEYS, self.sinks, widening=gain)
+        keys = widening_keys(length)
+        gain = min(int(max(0, self.window - _LEAST) * share * WIDENING_KEYS / keys), WIDENING_KEYS)
+        return Local(self.window - keys * gain // WIDENING_KEYS, self.sinks, widening=gain)
 
     def to_json(self) -> dict[str, Any]:
         rigid = {"family": self.family, "window": self.window, "sinks": self.sinks}

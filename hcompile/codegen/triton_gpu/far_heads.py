@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from weakref import ref
 
 import torch
@@ -11,8 +12,10 @@ from hcompile.codegen.triton_gpu.heads import HeadOrder, order_of, read
 from hcompile.codegen.triton_gpu.inputs import check_params
 from hcompile.errors import KernelError
 from hcompile.far_field import FarFields, check_far_fields
-from hcompile.known import version_of
+from hcompile.known import Known, version_of
 from hcompile.patterns.linear import FEATURES
+
+_InTwo = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,6 +68,8 @@ class Splits:
 
     def __init__(self) -> None:
         self._known: dict[tuple[object, ...], _Found] = {}
+        # Where windows widen, a node has other parameters for other lengths, and the same maps.
+        self._maps: dict[torch.dtype, Known[_InTwo]] = {}
         self._captured: list[Split] = []
 
     def of(
@@ -83,7 +88,8 @@ class Splits:
         if found is None or not causal or not found.is_of(head_params, far, q):
             check_far_fields(far, q, causal, FEATURES)
             check_params(head_params, q.shape[1])
-            found = _find(head_params, far, q)
+            in_two = self._maps.setdefault(q.dtype, Known(partial(_in_two, q.dtype)))
+            found = _find(head_params, far, q, in_two)
             self._known = {at: each for at, each in list(self._known.items()) if not each.gone}
             self._known[key] = found
         split = found.split
@@ -93,7 +99,7 @@ class Splits:
         return split
 
 
-def _find(head_params: torch.Tensor, far: FarFields, q: torch.Tensor) -> _Found:
+def _find(head_params: torch.Tensor, far: FarFields, q: torch.Tensor, in_two: Known[_InTwo]) -> _Found:
     """Raises: KernelError while a CUDA graph is being captured, or where a head reads lists beside a far field."""
     flags = [flag for (flag,) in read(far.heads[:, None])]
     split = None
@@ -103,7 +109,7 @@ def _find(head_params: torch.Tensor, far: FarFields, q: torch.Tensor) -> _Found:
         order = order_of(of_far, head_params.device)
         if order.list_heads:
             raise KernelError(f"attention: {order.list_heads} heads are routed and have far fields: give one")
-        split = Split(order_of(near, head_params.device), order, *_in_two(far.maps, q.dtype))
+        split = Split(order_of(near, head_params.device), order, *in_two(far.maps))
         if q.is_cuda:
             torch.cuda.current_stream(q.device).synchronize()  # Other streams read the maps.
     tensors = ref(head_params), ref(far.maps), ref(far.heads)
@@ -119,7 +125,7 @@ def _sizes(q: torch.Tensor) -> tuple[int, int, torch.device]:
     return shape[1], shape[3], q.device
 
 
-def _in_two(maps: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def _in_two(dtype: torch.dtype, maps: torch.Tensor) -> _InTwo:
     maps = maps.to(torch.float32)
     weights = maps[..., :-1]
     upper = weights.to(dtype)
