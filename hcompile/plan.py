@@ -77,17 +77,6 @@ class Plan:
             tuple((name, tuple(pattern.at(length) for pattern in heads)) for name, heads in self.choices)
         )
 
-    def widened(self, sites: Iterable[Site], length: int, share: float) -> Plan:
-        """Return a plan that is the same at `length` keys, and whose windows are narrower below and wider above, by a
-        share of each (`Pattern.widened`); sites with a window of the model's own stay as they are."""
-        dense = {site.name for site in sites if site.window is None}
-        return Plan(
-            tuple(
-                (name, tuple(each.widened(length, share) if name in dense else each for each in heads))
-                for name, heads in self.choices
-            )
-        )
-
     @property
     def widens(self) -> bool:
         """Whether some window widens with the length of a call."""

@@ -21,7 +21,7 @@ from hcompile.pipeline.certifying import text_encoder
 from hcompile.pipeline.kernels import PlanKernels
 from hcompile.pipeline.plan_runner import PlanRunner
 from hcompile.pipeline.request import OptimizeRequest
-from hcompile.pipeline.shorter import shortened
+from hcompile.pipeline.shorter import at_shorter
 from hcompile.plan import Plan
 from hcompile.policy.calibration import Counts, Splits, load_splits, sample_splits
 from hcompile.policy.feature_maps import learn_maps
@@ -29,13 +29,12 @@ from hcompile.policy.goal import Goal
 from hcompile.policy.heads_under import NO_MAPS, Maps
 from hcompile.policy.interface import Interface
 from hcompile.policy.memory import Memory
-from hcompile.policy.metrics.score import DocumentScore
-from hcompile.policy.policy import HeadTime, Keeper, Models, choose_plan
+from hcompile.policy.policy import HeadTime, Models, choose_plan
 from hcompile.policy.refit import Refit, documents_for
 from hcompile.policy.repair import Effort
 from hcompile.policy.statistics import independent
 from hcompile.policy.units import Unit, units_of
-from hcompile.policy.widen import widen
+from hcompile.policy.widen import Widener
 from hcompile.program import Program
 from hcompile.progress import Progress
 from hcompile.runtime.dispatch import ScheduleTable
@@ -160,31 +159,16 @@ def _widened(
     job: Job, chosen: Choice, models: Models, goals: Sequence[Goal], memory: Memory, progress: Progress
 ) -> Choice:
     """Let a plan's windows widen up to the length that it was chosen for, and log what was tried."""
-    splits, log = job.splits, chosen.log
-    if not chosen.holds or splits is None or log is None:
+    if not chosen.holds or job.splits is None or chosen.log is None:
         return chosen
-    keepers = {
-        length: Keeper(
-            memory, models, (), replace(splits, repair=documents), goals, job.request.seed, progress
-        )
-        for length, documents in shortened(splits.repair, job.lengths[:-1]).items()
-    }
-
-    def measure(plan: Plan, length: int) -> list[list[DocumentScore]]:
-        return keepers[length].measure(plan, "widen")
-
-    plan, tried = widen(
-        chosen.plan,
-        job.program.sites,
-        job.length,
-        tuple(keepers),
-        goals,
-        measure,
-        reserve=job.request.reserve,
-        certify_documents=independent(splits.certify),
-        seed=job.request.seed,
+    shorter = at_shorter(models, job.splits, job.lengths[:-1], goals, job.request.seed, memory, progress)
+    units = candidates(job.request, job.program, job.length, job.dtype)
+    certify_documents = independent(job.splits.certify)
+    widener = Widener(
+        units, job.length, shorter, goals, job.request.reserve, certify_documents, job.request.seed
     )
-    return replace(chosen, plan=plan, log={**log, "widen": [each.to_json() for each in tried]})
+    plan, tried = widener.widen(chosen.plan)
+    return replace(chosen, plan=plan, log={**chosen.log, "widen": [each.to_json() for each in tried]})
 
 
 def check_refit(request: OptimizeRequest, program: Program, data: Data) -> tuple[str, ...]:
