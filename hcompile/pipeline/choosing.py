@@ -34,7 +34,7 @@ from hcompile.policy.refit import Refit, documents_for
 from hcompile.policy.repair import Effort
 from hcompile.policy.statistics import independent
 from hcompile.policy.units import Unit, units_of
-from hcompile.policy.widen import Widener
+from hcompile.policy.widen import Widener, why_rigid
 from hcompile.program import Program
 from hcompile.progress import Progress
 from hcompile.runtime.dispatch import ScheduleTable
@@ -55,13 +55,14 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A plan, whether it may be used (nothing measured says otherwise), the policy's log for the report, and where the
-    plan's second weights come from."""
+    """A plan, whether it may be used (nothing measured says otherwise), the policy's log for the report, where the
+    plan's second weights come from, and what the user should know of it."""
 
     plan: Plan
     holds: bool
     log: dict[str, Any] | None
     refit: Refit | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def read_splits(request: OptimizeRequest, model: ImportedModel, interface: Interface, length: int) -> Data:
@@ -168,7 +169,9 @@ def _widened(
         units, job.length, shorter, goals, job.request.reserve, certify_documents, job.request.seed
     )
     plan, tried = widener.widen(chosen.plan)
-    return replace(chosen, plan=plan, log={**chosen.log, "widen": [each.to_json() for each in tried]})
+    told = () if plan.widens else (f"--widen: windows stay as they are, since {why_rigid(tried)}",)
+    log = {**chosen.log, "widen": [each.to_json() for each in tried]}
+    return replace(chosen, plan=plan, log=log, warnings=told)
 
 
 def check_refit(request: OptimizeRequest, program: Program, data: Data) -> tuple[str, ...]:

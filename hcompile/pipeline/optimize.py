@@ -89,6 +89,7 @@ def optimize(
         for attempt in ATTEMPTS if job.plan is None and job.held_out else GIVEN:
             with stages("choose"):
                 choice = choose(job, attempt.share, kernels, memory, progress)
+                job = replace(job, warnings=(*job.warnings, *choice.warnings))
             if request.dry_run:
                 _write_plan(request.target, choice.plan)
                 return _report(job, choice, "plan", stages, tuner.measured)

@@ -176,6 +176,19 @@ class Widener:
         )
 
 
+def why_rigid(tried: Sequence[Tried]) -> str:
+    """Return why the windows of a plan stay as they are, given what was measured."""
+    failed = next((each for each in tried if not each.accepted), None)
+    if failed is None:
+        return "no window is wide enough to be narrower at a shorter length, or none reads less there"
+    if failed.part == 0:
+        return (
+            f"the plan itself is not likely to hold at {failed.length} tokens ({max(failed.used):.0%} of a budget less "
+            "its reserve, from the repair documents): more of them, with --documents, may say otherwise"
+        )
+    return f"narrower ones are not likely to hold at {failed.length} tokens"
+
+
 def _at(unit: Unit, length: int) -> Unit:
     """Return a unit with each of its options once, as it is at a length: scores are found by option."""
     return replace(unit, options=tuple(dict.fromkeys(option.at(length) for option in unit.options)))

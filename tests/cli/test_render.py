@@ -124,6 +124,15 @@ def test_certificate_says_what_longer_documents_lose(capsys: pytest.CaptureFixtu
     ]
 
 
+def test_certificate_says_what_shorter_documents_lose(capsys: pytest.CaptureFixture[str]) -> None:
+    step = AtLength(2048, (replace(CLAIM, bound=0.0029),), 48, "0" * 64, "whole")
+    tables.print_certificate(replace(CERTIFICATE, shorter=(step,)))
+    assert capsys.readouterr().out.splitlines()[2] == (
+        "shorter, 48 documents of 2048 tokens: kl 0.00212 nats a token, at most 0.0029 with 95% confidence: "
+        "the budget of 0.003 holds"
+    )
+
+
 def test_certificate_of_several_budgets_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
     other = replace(CLAIM, metric="nll", unit="of the dense NLL", limit=0.001)
     tables.print_certificate(replace(CERTIFICATE, claims=(CLAIM, other)))

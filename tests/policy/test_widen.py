@@ -12,7 +12,7 @@ from hcompile.policy.goal import goals_of
 from hcompile.policy.metrics.score import DocumentScore
 from hcompile.policy.profile import Scores
 from hcompile.policy.units import Unit
-from hcompile.policy.widen import PARTS, Tried, Widener
+from hcompile.policy.widen import PARTS, Tried, Widener, why_rigid
 from hcompile.site import Site
 
 LENGTH, SHORTER = 4096, (1024, 2048)
@@ -103,3 +103,13 @@ def test_a_plan_that_does_not_hold_at_a_shorter_length_stays_as_it_is() -> None:
     assert plan == PLAN
     assert [(each.length, each.accepted) for each in tried] == [(2048, True), (1024, False)]
     assert tried[1].used == pytest.approx((0.0028 / (0.9 * LIMIT),))
+    assert why_rigid(tried).startswith(
+        "the plan itself is not likely to hold at 1024 tokens (104% of a budget"
+    )
+
+
+def test_it_is_said_why_windows_stay() -> None:
+    _, nothing_tried = run(Lossy(1024, (1e-4, 1e-4), 0.001))
+    assert why_rigid(nothing_tried).startswith("no window is wide enough")
+    _, failed = run(Lossy(2048, (1e-6, 1e-6), 0.001, strengthening=1e3))
+    assert why_rigid(failed) == "narrower ones are not likely to hold at 2048 tokens"

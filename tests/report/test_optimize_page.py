@@ -152,6 +152,25 @@ def test_longer_documents_are_told_held_or_not(pages: dict[str, str]) -> None:
     assert "lengths beyond" not in text and "on longer documents" not in text
 
 
+def test_shorter_documents_are_told_where_windows_widen(pages: dict[str, str]) -> None:
+    value = reports.hybrid(run=reports.RUN | {"widen": True})
+    step = {
+        "length": 256,
+        "claims": [reports.claim("kl", 0.003, 0.0029), reports.claim("nll", 0.01, 0.005)],
+        "documents": 64,
+        "data_sha256": "c" * 64,
+        "unit_of_data": "whole",
+        "holds": True,
+    }
+    covers = value["certificate"]["longest"]
+    value["certificate"] |= {"schema": 4, "shorter": [step], "beyond": [], "covers": covers}
+    text = read(html_of(value)).text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "windows may widen with the length" in text and "256 64, whole documents kl" in text
+    assert "on the beginnings of these documents, since its windows widen" in text
+    text = read(pages["hybrid"]).text
+    assert "may widen" not in text and "on the beginnings of these documents" not in text
+
+
 def test_old_reports_say_what_they_do_not_know(pages: dict[str, str]) -> None:
     assert "not recorded in this report" in pages["old"]
 
