@@ -153,7 +153,7 @@ def _pattern(site: Site, rng: random.Random, local: bool) -> Pattern:
     if not local and rng.random() < 0.4:
         return own
     if isinstance(own, Dense):
-        return Local(rng.randint(1, 40), rng.choice((0, 1, 4, 16)))
+        return Local(rng.randint(1, 40), rng.choice((0, 1, 4, 16)), widening=rng.choice((0, 0, 20, 60)))
     return Local(rng.randint(1, own.params()[0] - 1))
 
 
