@@ -154,8 +154,12 @@ def prepare(
     )
     if data.splits is not None:
         # A metric that can make no documents of its own says so before the work.
+        measured_on = [data.splits.repair]
+        if request.widen:
+            measured_on += shortened(data.splits.repair, lengths[:-1]).values()
         for goal in goals:
-            goal.metric.documents(data.splits.repair, interface, encode, request.seed)
+            for documents in measured_on:
+                goal.metric.documents(documents, interface, encode, request.seed)
     return Job(
         request=request,
         model=_on_device(model, device),

@@ -231,6 +231,9 @@ def test_length_beyond_what_the_model_allows(run: Run, model: Path) -> None:
 def test_windows_that_cannot_widen(run: Run, model: Path) -> None:
     one = "--widen lets windows widen from one length to another: name both, as in --lengths 2048,4096"
     assert run("optimize", model, "--calib", "stdlib", "--lengths", "128", "--widen") == (2, one)
+    short = ("--lengths", "128,512", "--widen", "--budget", "kl=1", "--budget", "recall=0.9")
+    code, message = run("optimize", model, "--calib", "stdlib", *short)
+    assert code == 2 and message.startswith("metric recall: documents of 128 tokens have no room")
     given = "--widen is for plans that are chosen, and --plan gives one: leave one of them out"
     assert run("optimize", model, "--lengths", "96,128", "--widen", "--plan", "plan.json") == (2, given)
 
