@@ -1,6 +1,6 @@
 """A byte model of another layout than those that hcompile was made with, trained from nothing, to test its claims on.
 
-    python -m benchmarks.other_model --out FOLDER      # a GPU, some five minutes
+    python -m benchmarks.other_model --out FOLDER      # a GPU, some four minutes
     hcompile optimize FOLDER --target cuda --dtype bfloat16 --calib stdlib --lengths 8192 --budget kl=0.003 ...
     python -m benchmarks.quality MODEL.hcm
 
@@ -51,7 +51,7 @@ class QwenShape(Shape):
 
 @click.command()
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True)
-@click.option("--steps", default=5000, show_default=True, help="Steps of 65536 bytes each.")
+@click.option("--steps", default=4000, show_default=True, help="Steps of 65536 bytes each.")
 @click.option("--seed", default=0, show_default=True)
 @click.option(
     "--data", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Python source instead."

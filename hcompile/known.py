@@ -10,8 +10,8 @@ import torch
 
 T = TypeVar("T")
 
-_MOST = 4096
-"""Entries: what is known of the nodes of a model, for each length where it depends on one."""
+_MOST = 64
+"""Entries before those of tensors that are gone are looked for; later, twice as many as were left the last time."""
 
 
 class Known(Generic[T]):
@@ -21,6 +21,7 @@ class Known(Generic[T]):
     def __init__(self, find: Callable[..., T]) -> None:
         self._find = find
         self._known: dict[tuple[int, ...], tuple[tuple[ref[torch.Tensor], ...], tuple[int, ...], T]] = {}
+        self._most = _MOST
 
     def recall(self, *tensors: torch.Tensor, numbers: tuple[int, ...] = ()) -> T | None:
         """Return what was found out before, None where it was not asked for, or the tensors have changed since."""
@@ -38,12 +39,13 @@ class Known(Generic[T]):
         if known is not None:
             return known
         found = self._find(*tensors, *numbers)
-        alive = {
-            key: entry
-            for key, entry in list(self._known.items())
-            if all(its() is not None for its in entry[0])
-        }
-        self._known = alive if len(alive) < _MOST else {}
+        if len(self._known) >= self._most:
+            self._known = {
+                key: entry
+                for key, entry in list(self._known.items())
+                if all(its() is not None for its in entry[0])
+            }
+            self._most = max(_MOST, 2 * len(self._known))
         entry = tuple(map(ref, tensors)), tuple(map(version_of, tensors)), found
         self._known[(*map(id, tensors), *numbers)] = entry
         return found

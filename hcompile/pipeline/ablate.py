@@ -16,7 +16,7 @@ from hcompile.pipeline.job import Job, check_output, prepare
 from hcompile.pipeline.memory import StoredMemory
 from hcompile.pipeline.request import OptimizeRequest
 from hcompile.policy.calibration import Splits
-from hcompile.policy.documents import Document, data_digest
+from hcompile.policy.documents import Document, cut, data_digest
 from hcompile.policy.goal import Goal, goals_of
 from hcompile.policy.interface import Interface
 from hcompile.policy.metrics import metric_of
@@ -117,9 +117,9 @@ def ablate(
     removals = [Removal.of(job.program.sites, length, chosen) for length in lengths]
     cuts = [_cut(splits, job, length) for length in lengths]
     encode = text_encoder(job.program, job.interface, job.model.source)
-    for cut in cuts:
+    for shortened in cuts:
         # A metric that can make no documents of its own at one of the lengths says so before the work.
-        goal.metric.documents(cut.repair, job.interface, encode, request.seed)
+        goal.metric.documents(shortened.repair, job.interface, encode, request.seed)
     job = replace(job, maps=learnt_maps(job, progress))
     with open_db(request.db) as db:
         memory = StoredMemory(db, job.program, job.facts)
@@ -203,7 +203,7 @@ def _splits(request: AblateRequest, job: Job) -> Splits:
 def _lengths(request: AblateRequest, job: Job, splits: Splits) -> tuple[int, ...]:
     """Return the lengths of the curves. Raises: UsageError when documents of named inputs would have to be cut."""
     documents = (*splits.profile, *splits.repair)
-    if all(_tokens_only(document, job.interface) for document in documents):
+    if all(job.interface.is_text(document.tensors) for document in documents):
         return job.lengths if request.lengths is not None else job.lengths[-1:]
     if len(job.lengths) > 1 and request.lengths is not None:
         raise UsageError(
@@ -217,23 +217,15 @@ def _lengths(request: AblateRequest, job: Job, splits: Splits) -> tuple[int, ...
 def _cut(splits: Splits, job: Job, length: int) -> Splits:
     """Return the splits with every text's first `length` tokens."""
 
-    def cut(document: Document) -> Document:
-        if not _tokens_only(document, job.interface):
-            return document
-        tensors = {name: ids[:length].clone() for name, ids in document.tensors.items()}
-        return replace(document, tensors=tensors)
+    def beginning(document: Document) -> Document:
+        return cut(document, length) if job.interface.is_text(document.tensors) else document
 
     return replace(
         splits,
-        profile=tuple(map(cut, splits.profile)),
-        repair=tuple(map(cut, splits.repair)),
+        profile=tuple(map(beginning, splits.profile)),
+        repair=tuple(map(beginning, splits.repair)),
         certify=(),
     )
-
-
-def _tokens_only(document: Document, interface: Interface) -> bool:
-    tokens = interface.tokens
-    return tokens is not None and set(document.tensors) == {interface.inputs[tokens].name}
 
 
 def _write(path: Path, text: str) -> None:

@@ -106,11 +106,14 @@ def read_splits(request: OptimizeRequest, model: ImportedModel, interface: Inter
     )
 
 
-def choose(job: Job, share: float, kernels: PlanKernels, memory: Memory, progress: Progress) -> Choice:
+def choose(
+    job: Job, share: float, kernels: PlanKernels, memory: Memory, progress: Progress, *, widen: bool = False
+) -> Choice:
     """Take the user's plan, or let the policy choose one for documents of `job.length` tokens.
 
     Args:
         share: of each budget, within which to choose.
+        widen: let the windows of the plan widen with the length.
     """
     request, program, length = job.request, job.program, job.length
     tables = kernels.any_table()
@@ -124,7 +127,7 @@ def choose(job: Job, share: float, kernels: PlanKernels, memory: Memory, progres
     fitted = program if refit is None else insert_refit(program, refit.start)
     placed = insert_far_field(fitted, job.maps)
     runner = PlanRunner(
-        insert_widening(placed) if request.widen else placed,
+        insert_widening(placed) if widen else placed,
         tables,
         request.backend,
         job.library,
@@ -153,7 +156,7 @@ def choose(job: Job, share: float, kernels: PlanKernels, memory: Memory, progres
         progress=progress,
     )
     chosen = Choice(result.plan, result.holds, result.to_json(), refit)
-    return _widened(job, chosen, models, goals, memory, progress) if request.widen else chosen
+    return _widened(job, chosen, models, goals, memory, progress) if widen else chosen
 
 
 def _widened(

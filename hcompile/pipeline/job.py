@@ -141,9 +141,15 @@ def prepare(
     plan = None if request.plan is None else read_plan(request.plan, program)
     encode = text_encoder(program, interface, model.source)
     if request.widen:
-        check_widen(data.splits if data.held_out else None, interface)
+        check_widen(data.splits if data.held_out else None, interface, lengths)
     widens = request.widen or (plan is not None and plan.widens)
     certified = data.splits.certify if data.splits is not None and data.held_out and widens else ()
+    shorter = shortened(certified, interface, lengths) if certified else {}
+    if certified and not shorter:
+        untouched += (
+            f"the plan's windows widen, and nothing shorter than {lengths[-1]} tokens is measured: name more "
+            "--lengths, and data that is text",
+        )
     longer, warnings = read_longer(
         beyond,
         data.splits if data.held_out else None,
@@ -154,9 +160,9 @@ def prepare(
     )
     if data.splits is not None:
         # A metric that can make no documents of its own says so before the work.
-        measured_on = [data.splits.repair]
-        if request.widen:
-            measured_on += shortened(data.splits.repair, lengths[:-1]).values()
+        measured_on = [data.splits.repair, *shorter.values()]
+        if widens:
+            measured_on += shortened(data.splits.repair, interface, lengths).values()
         for goal in goals:
             for documents in measured_on:
                 goal.metric.documents(documents, interface, encode, request.seed)
@@ -175,7 +181,7 @@ def prepare(
         warnings=(*data.warnings, *untouched, *warnings),
         dtype=compute_dtype(program),
         device=backend.device(),
-        shorter=shortened(certified, lengths[:-1]) if certified else {},
+        shorter=shorter,
     )
 
 

@@ -88,7 +88,8 @@ def optimize(
         certificate = None
         for attempt in ATTEMPTS if job.plan is None and job.held_out else GIVEN:
             with stages("choose"):
-                choice = choose(job, attempt.share, kernels, memory, progress)
+                widen = job.request.widen and attempt is ATTEMPTS[0]
+                choice = choose(job, attempt.share, kernels, memory, progress, widen=widen)
                 job = replace(job, warnings=(*job.warnings, *choice.warnings))
             if request.dry_run:
                 _write_plan(request.target, choice.plan)
@@ -114,7 +115,7 @@ def optimize(
                         certificate, warnings = measure_beyond(certificate, job.longer, longer)
                     job = replace(job, warnings=(*job.warnings, *warnings))
                 break
-            job = replace(job, warnings=(*job.warnings, _failed(certificate)))
+            job = replace(job, warnings=(*job.warnings, _failed(certificate, widen)))
         measured = tuner.measured
         if compiled is None or (certificate is not None and not certificate.holds):
             outcome, crossover = "dense", Crossover()
@@ -147,11 +148,16 @@ def _lower(
     return _Compiled(program, lowered, tables, nodes, refit)
 
 
-def _failed(certificate: Certificate) -> str:
-    claims = (*certificate.claims, *(claim for step in certificate.shorter for claim in step.claims))
-    claims = tuple(claim for claim in claims if not claim.holds)
-    told = ", ".join(f"{claim.metric} {claim.estimate:.3g}, at most {claim.bound:.3g}" for claim in claims)
-    return f"a plan was not certified on fresh documents ({told}); a more careful one is tried once"
+def _failed(certificate: Certificate, widens: bool) -> str:
+    at = {"": certificate.claims} | {f" at {step.length} tokens": step.claims for step in certificate.shorter}
+    told = ", ".join(
+        f"{claim.metric} {claim.estimate:.3g}, at most {claim.bound:.3g}{where}"
+        for where, claims in at.items()
+        for claim in claims
+        if not claim.holds
+    )
+    careful = "a more careful one, whose windows stay as they are," if widens else "a more careful one"
+    return f"a plan was not certified on fresh documents ({told}); {careful} is tried once"
 
 
 def _certify(

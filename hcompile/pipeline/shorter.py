@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
 from hcompile.errors import UsageError
 from hcompile.plan import Plan
@@ -26,19 +27,30 @@ Shorter = Mapping[int, tuple[Document, ...]]
 """Documents by their length in tokens, rising."""
 
 
-def check_widen(splits: Splits | None, interface: Interface) -> None:
-    """Raise UsageError unless there are documents to cut to a length, as `--widen` measures on."""
-    if splits is None or interface.tokens is None or not all(map(_is_text, splits.repair)):
+def check_widen(splits: Splits | None, interface: Interface, lengths: Sequence[int]) -> None:
+    """Raise UsageError unless there are texts of all lengths (rising), to choose and to certify with."""
+    if splits is None or not _are_texts(
+        (*splits.profile, *splits.repair, *splits.certify), interface, lengths
+    ):
         raise UsageError(
-            "--widen measures on the beginnings of texts: pass --calib with text, not named inputs"
+            "--widen measures on the beginnings of texts: pass --calib, and --verify if any, with text of "
+            f"{lengths[-1]} tokens, not named inputs"
         )
 
 
-def shortened(documents: Sequence[Document], lengths: Sequence[int]) -> Shorter:
-    """Return the beginnings of documents, by length; nothing where they are no texts."""
-    if not all(map(_is_text, documents)):
+def shortened(documents: Sequence[Document], interface: Interface, lengths: Sequence[int]) -> Shorter:
+    """Return the beginnings of documents at all lengths (rising) but the last; nothing where they are no such texts."""
+    if not _are_texts(documents, interface, lengths):
         return {}
-    return {length: tuple(cut(document, length) for document in documents) for length in lengths}
+    return {length: tuple(cut(document, length) for document in documents) for length in lengths[:-1]}
+
+
+def _are_texts(documents: Sequence[Document], interface: Interface, lengths: Sequence[int]) -> bool:
+    # Named rows of ids alone have lengths of their own.
+    return all(
+        interface.is_text(document.tensors) and (interface.length_of(document.tensors) or 0) >= max(lengths)
+        for document in documents
+    )
 
 
 def at_shorter(
@@ -59,29 +71,36 @@ def at_shorter(
             for documents in (splits.profile, splits.repair)
         )
         there = replace(splits, profile=profile, repair=repair)
-        found[length] = _Shortened(models, there, goals, seed, memory, progress)
+        keeper = partial(_keeper, there, models, goals, seed, memory, progress)
+        found[length] = _Shortened(keeper)
     return found
 
 
-@dataclass(frozen=True, slots=True)
+def _keeper(
+    splits: Splits,
+    models: Models,
+    goals: Sequence[Goal],
+    seed: int,
+    memory: Memory,
+    progress: Progress,
+    units: Sequence[Unit],
+) -> Keeper:
+    return Keeper(memory, models, units, splits, goals, seed, progress)
+
+
 class _Shortened:
     """Scores and measures plans on the beginnings of the documents that chose them."""
 
-    models: Models
-    splits: Splits
-    goals: Sequence[Goal]
-    seed: int
-    memory: Memory
-    progress: Progress
+    def __init__(self, keeper: Callable[[Sequence[Unit]], Keeper]) -> None:
+        """`keeper`: for units whose options are to be scored."""
+        self._keeper = keeper
+        self._measuring = keeper(())
 
     def expand(self, plan: Plan, units: Sequence[Unit]) -> Scores:
         return self._keeper(units).expand(plan, "widen")
 
     def measure(self, plan: Plan) -> list[list[DocumentScore]]:
-        return self._keeper(()).measure(plan, "widen")
-
-    def _keeper(self, units: Sequence[Unit]) -> Keeper:
-        return Keeper(self.memory, self.models, units, self.splits, self.goals, self.seed, self.progress)
+        return self._measuring.measure(plan, "widen")
 
 
 def measure_shorter(
@@ -94,7 +113,3 @@ def measure_shorter(
     """
     steps = (at_length(length, certify(documents)) for length, documents in shorter.items())
     return replace(certificate, shorter=tuple(steps))
-
-
-def _is_text(document: Document) -> bool:
-    return len(document.tensors) == 1

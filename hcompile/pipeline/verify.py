@@ -54,7 +54,8 @@ class VerifyReport:
     @property
     def covered(self) -> bool:
         """Whether the artifact's certificate covers documents as long as those that were measured now."""
-        return self.carried is not None and self.measured.longest <= self.carried.covers
+        carried = self.carried
+        return carried is not None and carried.covers_from <= self.measured.longest <= carried.covers
 
     @property
     def coverage(self) -> str:

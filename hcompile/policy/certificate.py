@@ -184,11 +184,17 @@ class Certificate:
         return covered
 
     @property
+    def covers_from(self) -> int:
+        """Tokens of the shortest documents that it speaks for, where windows widen; 0 for any."""
+        return self.shorter[0].length if self.shorter else 0
+
+    @property
     def coverage(self) -> str:
         """Up to which length it speaks, as the rest of a sentence about it."""
         if not self.holds:
             return "covers no length, since it does not hold"
-        last, told = self.covers, f"covers documents of at most {self.covers} tokens"
+        extent = f"{self.covers_from} to" if self.covers_from else "at most"
+        last, told = self.covers, f"covers documents of {extent} {self.covers} tokens"
         missed = next((step for step in self.beyond if step.length > self.covers), None)
         if missed is not None:
             last, broken = missed.length, " and ".join(missed.broken)

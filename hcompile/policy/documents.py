@@ -45,7 +45,7 @@ class Document:
 def cut(document: Document, length: int) -> Document:
     """Return the first `length` tokens of a document that holds nothing but their ids `[S]`."""
     ((name, ids),) = document.tensors.items()
-    return replace(document, tensors={name: ids[:length]})
+    return replace(document, tensors={name: ids[:length].clone()})
 
 
 def grouped(documents: Iterable[Document]) -> list[list[Document]]:

@@ -88,6 +88,10 @@ class Interface:
             return self.positions
         return row[self.inputs[place[0]].name].shape[place[1] - 1]
 
+    def is_text(self, row: Mapping[str, torch.Tensor]) -> bool:
+        """Return whether a row holds the ids of tokens and nothing else, so that it may be cut to a length."""
+        return self.tokens is not None and set(row) == {self.inputs[self.tokens].name}
+
     @property
     def fixed_rows(self) -> int | None:
         """The batch size that the export fixed, None where it is dynamic."""

@@ -122,26 +122,26 @@ class Widener:
     def _costs(self, plan: Plan, units: Sequence[Unit], rigid: Sequence[Tried]) -> list[list[float]]:
         """Return the predicted loss of each slope as a part of what the rigid plan leaves, at the length where it is
         the largest part."""
-        scored = scored_by(self.goals)
         found = [[-inf] * (len(unit.options) - 1) for unit in units]
         for tried in rigid:
             there = [_at(unit, tried.length) for unit in units]
             scores = self.shorter[tried.length].expand(plan, there)
-            left = self._left(tried, scored)
+            left = self._left(scores, tried)
             for unit, known, slope, curvature, row in zip(
                 units, there, scores.slope, scores.curvature, found, strict=True
             ):
-                for place, option in enumerate(unit.options[1:]):
-                    index = known.options.index(option.at(tried.length))
-                    loss = slope[index] + CROWDING * curvature[index]
-                    row[place] = max(row[place], loss / left)
+                losses = [first + CROWDING * second for first, second in zip(slope, curvature, strict=True)]
+                # The plan's own window comes first. It loses nothing, and by scores hardly anything.
+                places = [known.options.index(option.at(tried.length)) for option in unit.options[1:]]
+                for option, place in enumerate(places):
+                    row[option] = max(row[option], (losses[place] - losses[places[0]]) / left)
         return found
 
-    def _left(self, tried: Tried, scored: int) -> float:
-        """Return by how much the degradation may rise until its likely bound, rising with it, is at the limit."""
-        limit = self.goals[scored].limit * (1 - self.reserve)
-        measured, used = tried.measured[scored], tried.used[scored]
-        left = limit if used <= 0 else measured * (1 - used) / used
+    def _left(self, scores: Scores, tried: Tried) -> float:
+        """Return by how much what is scored may rise until the tightest budget, rising with it, is used up."""
+        limit = self.goals[scored_by(self.goals)].limit * (1 - self.reserve)
+        used = max(tried.used)
+        left = limit if used <= 0 or scores.base <= 0 else scores.base * (1 - used) / used
         return max(left, _LEAST_LEFT * limit)
 
     def _pairs(self, unit: Unit) -> list[float]:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from hcompile.pipeline.attempts import Attempt
 from hcompile.pipeline.optimize import optimize
 from hcompile.pipeline.report import OptimizeReport
 from hcompile.pipeline.request import OptimizeRequest
+from hcompile.pipeline.shorter import measure_shorter
 from hcompile.pipeline.tune import TuneRequest, tune
 from hcompile.pipeline.verify import VerifyRequest, verify
 from hcompile.plan import Plan
@@ -150,6 +152,42 @@ def test_windows_widen_and_every_length_is_certified(
         torch.testing.assert_close(found, wanted)
         loaded = hcompile.load(report.output)
         torch.testing.assert_close(loaded(ids=ids), wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_a_length_that_is_not_certified_is_named_and_the_second_plan_is_rigid(
+    request_of: OptimizeRequest, model: ImportedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*arguments: Any) -> Certificate:
+        found = measure_shorter(*arguments)
+        (step,) = found.shorter
+        claims = tuple(replace(claim, bound=2 * claim.limit) for claim in step.claims)
+        return replace(found, shorter=(replace(step, claims=claims),))
+
+    monkeypatch.setattr("hcompile.pipeline.optimize.measure_shorter", failing)
+    asked = replace(request_of, budget="kl=1e-4", lengths=(LENGTH // 2, LENGTH), widen=True)
+    report = optimize(asked, model=model)
+    assert report.outcome == "hybrid" and not report.plan.widens
+    (warning,) = report.warnings
+    assert warning.endswith(
+        f"at {LENGTH // 2} tokens); a more careful one, whose windows stay as they are, is tried once"
+    )
+
+
+def test_a_given_plan_that_widens_is_measured_at_the_lengths_that_are_named(
+    request_of: OptimizeRequest, model: ImportedModel, tmp_path: Path
+) -> None:
+    (site,) = model.program.sites
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps(Plan.of({site.name: [Local(64, 16, widening=64)] * HEADS}).to_json()))
+    both = optimize(replace(request_of, plan=plan, lengths=(LENGTH // 2, LENGTH)), model=model)
+    assert both.certificate is not None and not both.warnings
+    assert [step["length"] for step in both.certificate["shorter"]] == [LENGTH // 2]
+    one = optimize(replace(request_of, plan=plan), model=model)
+    assert one.certificate is not None and one.certificate["shorter"] == []
+    (warning,) = one.warnings
+    assert warning.startswith(
+        f"the plan's windows widen, and nothing shorter than {LENGTH} tokens is measured"
+    )
 
 
 def test_a_dry_run_writes_a_plan_that_can_be_given(

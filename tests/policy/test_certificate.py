@@ -237,6 +237,8 @@ def test_shorter_documents_are_part_of_the_verdict() -> None:
     assert Certificate.from_json(json.loads(json.dumps(held.to_json()))) == held
     broken = certified(beyond(8192), shorter=(beyond(1024, 0.0031), beyond(2048)))
     assert (broken.holds, broken.covers, broken.broken) == (False, 0, ("kl",))
+    assert held.coverage == "covers documents of 1024 to 4096 tokens; nothing longer was measured"
+    assert (held.covers_from, certified().covers_from) == (1024, 0)
     few = certified(shorter=(beyond(1024, documents=31),))
     assert not few.holds
     with pytest.raises(ValueError, match="shorter ones are"):
