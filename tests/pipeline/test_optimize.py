@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 import hcompile
@@ -26,34 +24,11 @@ from hcompile.pipeline.attempts import Attempt
 from hcompile.pipeline.optimize import optimize
 from hcompile.pipeline.report import OptimizeReport
 from hcompile.pipeline.request import OptimizeRequest
-from hcompile.pipeline.shorter import measure_shorter
 from hcompile.pipeline.tune import TuneRequest, tune
 from hcompile.pipeline.verify import VerifyRequest, verify
 from hcompile.plan import Plan
 from hcompile.policy.certificate import Certificate
-
-HEADS, HEAD_DIM, WIDTH, LENGTH = (
-    4,
-    32,
-    32,
-    1024,
-)  # Long enough that windows are faster on any machine, however busy.
-
-
-class Reader(nn.Module):
-    """One causal layer over bytes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(256, WIDTH)
-        self.qkv = nn.Linear(WIDTH, 3 * HEADS * HEAD_DIM)
-        self.out = nn.Linear(HEADS * HEAD_DIM, 256)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.embed(ids)).unflatten(-1, (3, HEADS, HEAD_DIM)).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        logits: Tensor = self.out(attended.transpose(1, 2).flatten(2))
-        return logits
+from tests.pipeline.reader import LENGTH, Reader, example, request_for
 
 
 @torch.library.custom_op("hcompile_test::twice", mutates_args=())
@@ -64,46 +39,6 @@ def twice(x: Tensor) -> Tensor:
 @twice.register_fake
 def _(x: Tensor) -> Tensor:
     return torch.empty_like(x)
-
-
-def example() -> tuple[tuple[Tensor], dict[str, Tensor]]:
-    return (torch.arange(3 * 41).reshape(3, 41) % 256,), {}
-
-
-@pytest.fixture(scope="module")
-def reader() -> Reader:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return Reader().eval()
-
-
-@pytest.fixture(scope="module")
-def model(reader: Reader) -> ImportedModel:
-    return hcompile.load_module(reader, example(), "reader")
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One cache directory for all tests here, with a tuning database and kernels, and text to calibrate on."""
-    folder = tmp_path_factory.mktemp("home")
-    rng = random.Random(0)
-    with (folder / "text.jsonl").open("w") as text:
-        for _ in range(80):
-            text.write(json.dumps({"text": "".join(rng.choices("abcdefgh \n", k=LENGTH))}) + "\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HCOMPILE_CACHE_DIR", str(folder / "cache"))
-        yield folder
-
-
-def request_for(output: Path, home: Path) -> OptimizeRequest:
-    calib = str(home / "text.jsonl")
-    return OptimizeRequest("reader", output, budget="kl=0.5", calib=calib, lengths=(LENGTH,), trials=2)
-
-
-@pytest.fixture
-def request_of(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OptimizeRequest:
-    monkeypatch.setenv("HCOMPILE_CACHE_DIR", str(home / "cache"))
-    return request_for(tmp_path / "reader.hcm", home)
 
 
 @pytest.fixture(scope="module")
@@ -132,62 +67,6 @@ def test_a_second_run_measures_no_kernel_and_finds_the_same_plan(
     assert second.kernels_measured == 0
     assert second.plan == first.plan
     assert second.certificate == first.certificate
-
-
-def test_windows_widen_and_every_length_is_certified(
-    request_of: OptimizeRequest, model: ImportedModel, home: Path
-) -> None:
-    asked = replace(request_of, budget="kl=1e-4", lengths=(LENGTH // 2, LENGTH), widen=True)
-    report = optimize(asked, model=model)
-    assert report.outcome == "hybrid" and report.plan.widens
-    assert report.policy is not None and report.policy["widen"][-1]["accepted"]
-    assert report.certificate is not None
-    certificate = Certificate.from_json(dict(report.certificate))
-    assert [(step.length, step.holds) for step in certificate.shorter] == [(LENGTH // 2, True)]
-    opened = open_artifact(Path(report.output))
-    for length in (LENGTH // 2, LENGTH):
-        ids = torch.randint(256, (1, length), generator=torch.Generator().manual_seed(length))
-        rigid = select(model.program, report.plan.at(length))
-        (found,), (wanted,) = opened.program.run(ids), rigid.run(ids)
-        torch.testing.assert_close(found, wanted)
-        loaded = hcompile.load(report.output)
-        torch.testing.assert_close(loaded(ids=ids), wanted, rtol=1e-3, atol=1e-3)
-
-
-def test_a_length_that_is_not_certified_is_named_and_the_second_plan_is_rigid(
-    request_of: OptimizeRequest, model: ImportedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def failing(*arguments: Any) -> Certificate:
-        found = measure_shorter(*arguments)
-        (step,) = found.shorter
-        claims = tuple(replace(claim, bound=2 * claim.limit) for claim in step.claims)
-        return replace(found, shorter=(replace(step, claims=claims),))
-
-    monkeypatch.setattr("hcompile.pipeline.optimize.measure_shorter", failing)
-    asked = replace(request_of, budget="kl=1e-4", lengths=(LENGTH // 2, LENGTH), widen=True)
-    report = optimize(asked, model=model)
-    assert report.outcome == "hybrid" and not report.plan.widens
-    (warning,) = report.warnings
-    assert warning.endswith(
-        f"at {LENGTH // 2} tokens); a more careful one, whose windows stay as they are, is tried once"
-    )
-
-
-def test_a_given_plan_that_widens_is_measured_at_the_lengths_that_are_named(
-    request_of: OptimizeRequest, model: ImportedModel, tmp_path: Path
-) -> None:
-    (site,) = model.program.sites
-    plan = tmp_path / "plan.json"
-    plan.write_text(json.dumps(Plan.of({site.name: [Local(64, 16, widening=64)] * HEADS}).to_json()))
-    both = optimize(replace(request_of, plan=plan, lengths=(LENGTH // 2, LENGTH)), model=model)
-    assert both.certificate is not None and not both.warnings
-    assert [step["length"] for step in both.certificate["shorter"]] == [LENGTH // 2]
-    one = optimize(replace(request_of, plan=plan), model=model)
-    assert one.certificate is not None and one.certificate["shorter"] == []
-    (warning,) = one.warnings
-    assert warning.startswith(
-        f"the plan's windows widen, and nothing shorter than {LENGTH} tokens is measured"
-    )
 
 
 def test_a_dry_run_writes_a_plan_that_can_be_given(
