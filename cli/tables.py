@@ -26,7 +26,8 @@ def print_plan(plan: Plan, sites: Iterable[Site]) -> None:
         counts = Counter(pattern.label() for pattern in plan[site.name])
         heads = ", ".join(f"{count} {label}" for label, count in counts.most_common())
         rows.append((site.name, f"{site.q_heads}/{site.kv_heads} of {site.head_dim}", heads))
-    print_table(("attention", "heads (query/KV)", "patterns (window+sinks)"), rows)
+    gain = "+gain/keys" if plan.widens else ""
+    print_table(("attention", "heads (query/KV)", f"patterns (window+sinks{gain})"), rows)
     click.echo()
     learnt = sum(pattern.has_far_field for _, heads in plan.choices for pattern in heads)
     if learnt:

@@ -16,7 +16,7 @@ import hcompile
 
 
 @click.command()
-@click.argument("compiled", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("compiled", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("text", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def main(compiled: Path, text: Path) -> None:
     ids = torch.tensor([list(text.read_bytes()[:8192])])

@@ -54,7 +54,9 @@ def section(facts: Facts) -> Section:
         share = sum(share_left(pattern, site, facts.length) for pattern in facts.report.plan[site.name])
         told = ", ".join(f"{number} {label}" for label, number in patterns.most_common())
         rows.append((str(site.layer), site.name, told, percent(share / site.q_heads)))
-    table = Table((">layer", "attention", "heads by pattern (window+sinks)", ">pairs left"), tuple(rows))
+    gain = "+gain/keys" if facts.report.plan.widens else ""
+    columns = (">layer", "attention", f"heads by pattern (window+sinks{gain})", ">pairs left")
+    table = Table(columns, tuple(rows))
     return Section("heads", title, ((Figure(svg, caption), table),))
 
 
