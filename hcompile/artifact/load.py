@@ -259,8 +259,7 @@ def _lower(
         except KernelError as error:
             reason = f"its schedules do not build here ({error}), running"
     else:
-        made_on = "no machine" if manifest.device is None else manifest.device.get("model")
-        reason = f"tuned on {made_on}, running on {device.model}"
+        reason = _elsewhere(manifest.device, device)
     warnings.warn(
         f"{path}: {reason} with safe schedules; `hcompile tune {path}` finds better ones",
         TuningWarning,
@@ -268,6 +267,18 @@ def _lower(
     )
     tables = safe_tables(program, manifest.backend)
     return Lowered.of(program, original, tables, manifest.backend, "default"), "default"
+
+
+def _elsewhere(made_on: Mapping[str, Any] | None, device: Device) -> str:
+    """Return where an artifact was tuned and where it runs, told apart."""
+    if made_on is None:
+        return f"tuned on no machine, running on {device.model}"
+    if made_on.get("model") != device.model:
+        return f"tuned on {made_on.get('model')}, running on {device.model}"
+    here = device.to_json()
+    differ = [name for name in here if made_on.get(name) != here[name]]
+    then, now = (", ".join(f"{name} {facts.get(name)}" for name in differ) for facts in (made_on, here))
+    return f"tuned with {then}, running with {now} on {device.model}"
 
 
 def _read_json(path: Path) -> Any:

@@ -85,6 +85,17 @@ def test_on_its_own_machine_it_loads_without_a_warning(tiny_artifact: Path) -> N
 
 
 @pytest.mark.usefixtures("warm_cache")
+def test_on_its_machine_with_other_threads_it_says_what_differs(tiny_artifact: Path, tmp_path: Path) -> None:
+    artifact = copied(tiny_artifact, tmp_path)
+    made_on = read_manifest(artifact).device
+    assert made_on is not None
+    change_manifest(artifact, device={**made_on, "threads": 77})
+    told = rf"tuned with threads 77, running with threads {made_on['threads']} on .* with safe schedules"
+    with pytest.warns(TuningWarning, match=told):
+        open_artifact(artifact)
+
+
+@pytest.mark.usefixtures("warm_cache")
 @pytest.mark.parametrize("device", [None, {"model": "Another CPU"}])
 def test_on_another_machine_it_takes_safe_schedules_and_says_so(
     tiny_artifact: Path, tiny_hybrid: Program, tmp_path: Path, device: Any
