@@ -11,17 +11,13 @@ standard library, with pairs planted far apart.
 
 from __future__ import annotations
 
-import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import click
-import torch
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from examples.corpus import folder, permissive_packages
-from examples.train_byte_llama import Recipe, Shape, save, train
+from examples.train_byte_llama import Recipe, Shape, train_into
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +54,7 @@ class QwenShape(Shape):
 )
 def main(out: Path, steps: int, seed: int, data: Path | None) -> None:
     """Train a model of another layout, and save it as transformers does."""
-    corpus = folder(data) if data else permissive_packages()[0]
-    recipe = Recipe(steps=steps, seed=seed, shape=QwenShape())
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    report: dict[str, Any] = {
-        "recipe": asdict(recipe),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "corpus_bytes": len(corpus),
-    }
-    click.echo(f"{len(corpus)} bytes of Python source", err=True)
-    model, report["log"] = train(corpus, recipe, device, lambda reached: save(reached, out, report))
-    save(model, out, report)
+    train_into(out, Recipe(steps=steps, seed=seed, shape=QwenShape()), data)
 
 
 if __name__ == "__main__":

@@ -187,19 +187,9 @@ def save(model: PreTrainedModel, out: Path, report: dict[str, Any]) -> None:
     (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
 
 
-@click.command()
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True)
-@click.option("--steps", default=15500, show_default=True, help="Steps of 65536 bytes each.")
-@click.option("--seed", default=0, show_default=True)
-@click.option(
-    "--data",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of Python source to train on  [default: this interpreter's permissively licensed packages]",
-)
-def main(out: Path, steps: int, seed: int, data: Path | None) -> None:
-    """Train, save and measure the byte model."""
+def train_into(out: Path, recipe: Recipe, data: Path | None) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Train on a folder's Python source, None for permissively licensed packages; save, and return model and report."""
     corpus, sources = (folder(data), []) if data else permissive_packages()
-    recipe = Recipe(steps=steps, seed=seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     report: dict[str, Any] = {
         "recipe": asdict(recipe),
@@ -211,6 +201,21 @@ def main(out: Path, steps: int, seed: int, data: Path | None) -> None:
     click.echo(f"{len(corpus)} bytes of {len(sources) or 'your'} packages", err=True)
     model, report["log"] = train(corpus, recipe, device, lambda reached: save(reached, out, report))
     save(model, out, report)
+    return model, report
+
+
+@click.command()
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True)
+@click.option("--steps", default=15500, show_default=True, help="Steps of 65536 bytes each.")
+@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--data",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of Python source to train on  [default: this interpreter's permissively licensed packages]",
+)
+def main(out: Path, steps: int, seed: int, data: Path | None) -> None:
+    """Train, save and measure the byte model."""
+    model, report = train_into(out, Recipe(steps=steps, seed=seed), data)
     report["standard_library"] = evaluate(load(out))
     save(model, out, report)
     click.echo(json.dumps(report["standard_library"]))

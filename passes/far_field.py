@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import torch
 
-from hcompile.passes.sites import FAR_HEADS, MAPS, arguments, tensor_name
+from hcompile.passes.sites import FAR_HEADS, MAPS, give, takes, tensor_name
 from hcompile.plan import Plan
 from hcompile.program import Program
 from hcompile.site import Site
@@ -33,7 +33,7 @@ def insert_far_field(program: Program, maps: Mapping[str, torch.Tensor]) -> Prog
         tensors[using] = _using(program, plan, site)
         with graph.inserting_before(node):
             places = tuple(graph.get_attr(name) for name in (learned, using))
-        node.args = (*arguments(node)[:MAPS], *places, *arguments(node)[FAR_HEADS + 1 :])
+        give(node, MAPS, *places)
     return program.with_graph(graph, tensors)
 
 
@@ -47,7 +47,7 @@ def far_heads(program: Program, plan: Plan) -> dict[str, torch.Tensor]:
     return {
         tensor_name(node, FAR_HEADS): _using(program, plan, site)
         for site, node in program.attention_nodes()
-        if arguments(node)[FAR_HEADS : FAR_HEADS + 1] not in ((), (None,))
+        if takes(node, FAR_HEADS)
     }
 
 

@@ -91,6 +91,18 @@ def arguments(node: Node) -> tuple[Any, ...]:
     return node.args
 
 
+def takes(node: Node, place: int) -> bool:
+    """Return whether a node takes something at a position."""
+    return arguments(node)[place : place + 1] not in ((), (None,))
+
+
+def give(node: Node, place: int, *values: Node) -> None:
+    """Let a node take values from a position on; what it has before and behind them stays, and gaps take nothing."""
+    before = arguments(node)[:place]
+    behind = arguments(node)[place + len(values) :]
+    node.args = (*before, *(None,) * (place - len(before)), *values, *behind)
+
+
 def tensor_name(node: Node, place: int) -> str:
     """Return the name of the tensor that a node takes at a position."""
     argument: Any = node.args[place]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hcompile.passes.sites import FAR_HEADS, WIDENING, arguments, tensor_name
+from hcompile.passes.sites import WIDENING, give, takes, tensor_name
 from hcompile.plan import Plan
 from hcompile.program import Program
 from hcompile.site import Site
@@ -26,8 +26,7 @@ def insert_widening(program: Program) -> Program:
         tensors[name] = _gains(program, plan, site)
         with graph.inserting_before(node):
             place = graph.get_attr(name)
-        before = arguments(node)[: FAR_HEADS + 1]
-        node.args = (*before, *(None,) * (WIDENING - len(before)), place)
+        give(node, WIDENING, place)
     return program.with_graph(graph, tensors)
 
 
@@ -36,7 +35,7 @@ def widenings(program: Program, plan: Plan) -> dict[str, torch.Tensor]:
     return {
         tensor_name(node, WIDENING): _gains(program, plan, site)
         for site, node in program.attention_nodes()
-        if arguments(node)[WIDENING:] not in ((), (None,))
+        if takes(node, WIDENING)
     }
 
 

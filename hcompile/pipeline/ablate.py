@@ -15,8 +15,8 @@ from hcompile.pipeline.curves import CONFIDENCE, LengthCurves, Ruler
 from hcompile.pipeline.job import Job, check_output, prepare
 from hcompile.pipeline.memory import StoredMemory
 from hcompile.pipeline.request import OptimizeRequest
-from hcompile.policy.calibration import Splits
-from hcompile.policy.documents import Document, cut, data_digest
+from hcompile.policy.calibration import Splits, beginnings
+from hcompile.policy.documents import data_digest
 from hcompile.policy.goal import Goal, goals_of
 from hcompile.policy.interface import Interface
 from hcompile.policy.metrics import metric_of
@@ -115,7 +115,9 @@ def ablate(
     lengths = _lengths(request, job, splits)
     chosen = usable_families(job.request, job.program, job.dtype)
     removals = [Removal.of(job.program.sites, length, chosen) for length in lengths]
-    cuts = [_cut(splits, job, length) for length in lengths]
+    # What certifies stays unseen, for a later certificate.
+    seen = replace(splits, certify=())
+    cuts = [beginnings(seen, job.interface, length) for length in lengths]
     encode = text_encoder(job.program, job.interface, job.model.source)
     for shortened in cuts:
         # A metric that can make no documents of its own at one of the lengths says so before the work.
@@ -212,20 +214,6 @@ def _lengths(request: AblateRequest, job: Job, splits: Splits) -> tuple[int, ...
         )
     longest = max(job.interface.length_of(document.tensors) or 0 for document in documents)
     return (longest or job.length,)
-
-
-def _cut(splits: Splits, job: Job, length: int) -> Splits:
-    """Return the splits with every text's first `length` tokens."""
-
-    def beginning(document: Document) -> Document:
-        return cut(document, length) if job.interface.is_text(document.tensors) else document
-
-    return replace(
-        splits,
-        profile=tuple(map(beginning, splits.profile)),
-        repair=tuple(map(beginning, splits.repair)),
-        certify=(),
-    )
 
 
 def _write(path: Path, text: str) -> None:

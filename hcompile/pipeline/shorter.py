@@ -8,7 +8,7 @@ from functools import partial
 
 from hcompile.errors import UsageError
 from hcompile.plan import Plan
-from hcompile.policy.calibration import Splits
+from hcompile.policy.calibration import Splits, beginnings
 from hcompile.policy.certificate import Certificate
 from hcompile.policy.certify import at_length
 from hcompile.policy.documents import Document, cut
@@ -66,11 +66,7 @@ def at_shorter(
     models = replace(models, dense=Remembered(models.dense))
     found: dict[int, AtShorter] = {}
     for length in lengths:
-        profile, repair = (
-            tuple(cut(document, length) for document in documents)
-            for documents in (splits.profile, splits.repair)
-        )
-        there = replace(splits, profile=profile, repair=repair)
+        there = beginnings(splits, models.interface, length)
         keeper = partial(_keeper, there, models, goals, seed, memory, progress)
         found[length] = _Shortened(keeper)
     return found

@@ -11,7 +11,7 @@ import torch
 
 from hcompile.errors import UsageError
 from hcompile.policy.certificate import LEAST_TO_CERTIFY
-from hcompile.policy.documents import Document, data_digest, grouped
+from hcompile.policy.documents import Document, cut, data_digest, grouped
 from hcompile.policy.interface import Interface
 from hcompile.policy.sources import Item, read_source
 from hcompile.policy.text import Encoder
@@ -125,6 +125,16 @@ def load_splits(
         raise _too_few(calib, length, len(documents), _LEAST.total)
     profile, repair, certify, fit = _apart(documents, fitting)
     return Splits(profile, repair, certify, calib, calib, fit)
+
+
+def beginnings(splits: Splits, interface: Interface, length: int) -> Splits:
+    """Return the splits with the first `length` tokens of every text that profiles and repairs; other documents stay."""
+
+    def beginning(document: Document) -> Document:
+        return cut(document, length) if interface.is_text(document.tensors) else document
+
+    profile, repair = (tuple(map(beginning, part)) for part in (splits.profile, splits.repair))
+    return replace(splits, profile=profile, repair=repair)
 
 
 def _apart(documents: Sequence[Document], counts: Counts) -> list[tuple[Document, ...]]:

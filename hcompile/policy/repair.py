@@ -169,16 +169,9 @@ class Repair:
             allowed = proposed if held < proposed < broken else (held + broken) / 2
 
     def _try(self, stage: str, plan: Plan, choice: Sequence[int], predicted: float) -> Trial:
-        by_budget = self._measure(plan)
-        pairs = list(zip(by_budget, self._statistics, strict=True))
-        measured = tuple(statistic.estimate(scores) for scores, statistic in pairs)
-        bounds = tuple(
-            likely_bound(scores, self._fresh, CONFIDENCE, self._seed, statistic)
-            for scores, statistic in pairs
-        )
-        used = tuple(bound / limit for bound, limit in zip(bounds, self._limits, strict=True))
+        found = used_of(self._measure(plan), self._statistics, self._limits, self._fresh, self._seed)
         latency_us = sum(row[option] for row, option in zip(self._latency_us, choice, strict=True))
-        trial = Trial(stage, plan, predicted, measured, bounds, used, latency_us)
+        trial = Trial(stage, plan, predicted, *found, latency_us)
         self.trials.append(trial)
         return trial
 
@@ -199,6 +192,22 @@ class Repair:
     def _spent(self) -> bool:
         late = self._deadline is not None and self._clock() >= self._deadline
         return (late and bool(self.trials)) or len(self.trials) >= self._effort.trials
+
+
+def used_of(
+    by_budget: Sequence[list[DocumentScore]],
+    statistics: Sequence[Statistic],
+    limits: Sequence[float],
+    certify_documents: int,
+    seed: int,
+) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
+    """Return what was measured, the likely bounds, and these as shares of the limits, by budget (see `Trial`)."""
+    pairs = list(zip(by_budget, statistics, strict=True))
+    bounds = tuple(
+        likely_bound(scores, certify_documents, CONFIDENCE, seed, statistic) for scores, statistic in pairs
+    )
+    measured = tuple(statistic.estimate(scores) for scores, statistic in pairs)
+    return measured, bounds, tuple(bound / limit for bound, limit in zip(bounds, limits, strict=True))
 
 
 def _sum(

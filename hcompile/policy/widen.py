@@ -21,8 +21,7 @@ from hcompile.policy.allocate import allocate
 from hcompile.policy.goal import Goal, scored_by
 from hcompile.policy.metrics.score import DocumentScore
 from hcompile.policy.profile import Scores
-from hcompile.policy.repair import CONFIDENCE, CROWDING
-from hcompile.policy.statistics import likely_bound
+from hcompile.policy.repair import CROWDING, used_of
 from hcompile.policy.units import Unit, plan_of
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -158,22 +157,14 @@ class Widener:
         ]
 
     def _try(self, plan: Plan, length: int, part: float) -> Tried:
-        pairs = [
-            (scores, goal.metric.statistic)
-            for scores, goal in zip(self.shorter[length].measure(plan), self.goals, strict=True)
-        ]
-        bounds = tuple(
-            likely_bound(scores, self.certify_documents, CONFIDENCE, self.seed, statistic)
-            for scores, statistic in pairs
+        found = used_of(
+            self.shorter[length].measure(plan),
+            [goal.metric.statistic for goal in self.goals],
+            [goal.limit * (1 - self.reserve) for goal in self.goals],
+            self.certify_documents,
+            self.seed,
         )
-        limits = [goal.limit * (1 - self.reserve) for goal in self.goals]
-        return Tried(
-            part,
-            length,
-            tuple(statistic.estimate(scores) for scores, statistic in pairs),
-            bounds,
-            tuple(bound / limit for bound, limit in zip(bounds, limits, strict=True)),
-        )
+        return Tried(part, length, *found)
 
 
 def why_rigid(tried: Sequence[Tried]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -78,6 +80,6 @@ def test_what_it_sees_is_not_told_without_a_length() -> None:
 
 
 @pytest.mark.parametrize("widening", [-1, 1025, True, 0.5])
-def test_a_window_gains_no_more_than_all_keys(widening: object) -> None:
+def test_a_window_gains_no_more_than_all_keys(widening: Any) -> None:
     with pytest.raises(ValueError, match="widening is"):
-        Local(64, 16, widening=widening)  # type: ignore[arg-type]
+        Local(64, 16, widening=widening)

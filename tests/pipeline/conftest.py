@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import torch
 import hcompile
 from hcompile.frontend.load import ImportedModel
 from hcompile.pipeline.request import OptimizeRequest
-from tests.pipeline.reader import LENGTH, Reader, example, request_for
+from tests.pipeline.reader import LENGTH, Reader, example, request_for, write_texts
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +30,7 @@ def model(reader: Reader) -> ImportedModel:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """One cache directory for all tests here, with a tuning database and kernels, and text to calibrate on."""
     folder = tmp_path_factory.mktemp("home")
-    rng = random.Random(0)
-    with (folder / "text.jsonl").open("w") as text:
-        for _ in range(80):
-            text.write(json.dumps({"text": "".join(rng.choices("abcdefgh \n", k=LENGTH))}) + "\n")
+    write_texts(folder, 80, LENGTH)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HCOMPILE_CACHE_DIR", str(folder / "cache"))
         yield folder

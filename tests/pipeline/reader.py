@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 from pathlib import Path
 
 import torch
@@ -32,6 +34,14 @@ class Reader(nn.Module):
 
 def example() -> tuple[tuple[Tensor], dict[str, Tensor]]:
     return (torch.arange(3 * 41).reshape(3, 41) % 256,), {}
+
+
+def write_texts(folder: Path, count: int, length: int) -> None:
+    """Write text.jsonl, with texts of this many random letters."""
+    rng = random.Random(0)
+    with (folder / "text.jsonl").open("w") as text:
+        for _ in range(count):
+            text.write(json.dumps({"text": "".join(rng.choices("abcdefgh \n", k=length))}) + "\n")
 
 
 def request_for(output: Path, home: Path) -> OptimizeRequest:

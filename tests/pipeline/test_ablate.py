@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from hcompile.pipeline.ablate import AblateRequest, ablate
 from hcompile.pipeline.ablation import CURVES, MAIN, Ablation, Point, verdict_of
 from hcompile.pipeline.plan_runner import PlanRunner
 from hcompile.plan import Plan
+from tests.pipeline.reader import write_texts
 
 HEADS, HEAD_DIM, WIDTH = 2, 32, 32
 LENGTHS = (160, 256)
@@ -65,10 +65,7 @@ def model() -> ImportedModel:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """One cache directory for all tests here, and text to measure on."""
     folder = tmp_path_factory.mktemp("home")
-    rng = random.Random(0)
-    with (folder / "text.jsonl").open("w") as text:
-        for _ in range(80):
-            text.write(json.dumps({"text": "".join(rng.choices("abcdefgh \n", k=max(LENGTHS)))}) + "\n")
+    write_texts(folder, 80, max(LENGTHS))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HCOMPILE_CACHE_DIR", str(folder / "cache"))
         yield folder

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from hcompile.pipeline.request import OptimizeRequest
 from hcompile.pipeline.verify import VerifyRequest, verify
 from hcompile.runtime.crossover import Crossover
 from hcompile.runtime.module import CompiledModule
+from tests.pipeline.reader import write_texts
 from tests.pipeline.rounding import close, rounding, widen
 
 transformers = pytest.importorskip("transformers")
@@ -59,10 +58,7 @@ class Encoder:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A cache directory for all tests here, and data."""
     folder = tmp_path_factory.mktemp("encoders")
-    rng = random.Random(0)
-    with (folder / "text.jsonl").open("w") as text:
-        for _ in range(48):
-            text.write(json.dumps({"text": "".join(rng.choices("abcdefgh \n", k=LENGTH))}) + "\n")
+    write_texts(folder, 48, LENGTH)
     pixels = torch.randn(48, 1, IMAGE, IMAGE, generator=torch.Generator().manual_seed(0))
     save_file({"pixel_values": pixels}, folder / "images.safetensors")
     with pytest.MonkeyPatch.context() as patch:
