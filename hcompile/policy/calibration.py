@@ -128,7 +128,7 @@ def load_splits(
 
 
 def beginnings(splits: Splits, interface: Interface, length: int) -> Splits:
-    """Return the splits with the first `length` tokens of every text that profiles and repairs; other documents stay."""
+    """Return the splits with the first `length` tokens of every text that profiles or repairs; others stay."""
 
     def beginning(document: Document) -> Document:
         return cut(document, length) if interface.is_text(document.tensors) else document
